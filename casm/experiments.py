@@ -60,10 +60,15 @@ def start_checkpoint(benchmark: Benchmark, seed: int, model: str | None = None, 
     lm.name, lm.facts = str(model or "tiny"), tuple(facts)
     return lm
 
-# %% ../nbs/30_experiments.ipynb #30818394
-def run_one(name: str, seed: int, benchmark: Benchmark, stream: str, start: LM, folder: Path) -> dict:
-    "Train and question one method in its own run folder, or finish what an interrupted call began; returns its row of results."
-    settings, recipe = RECIPES[name]
+# %% ../nbs/30_experiments.ipynb #696ef4b3
+def run_one(
+    name: str, seed: int, benchmark: Benchmark, stream: str,
+    start: LM,  # the start checkpoint; the method takes it over
+    folder: Path,  # of this run
+    recipe: tuple[dict, TrainConfig] | None = None,  # the method's settings and how it trains; None takes RECIPES
+) -> dict:  # its row of results
+    "Train and question one method in its own run folder, or finish what an interrupted call began."
+    settings, recipe = recipe or RECIPES[name]
     config = TrainConfig(**{**asdict(recipe), "seed": seed})
     periods = benchmark.periods
     def question(method: Method, after: str):

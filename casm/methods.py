@@ -300,7 +300,7 @@ def casm_answer(method: CASM, questions: list[str], as_of: list[str | None]) -> 
 
 CASM.begin_period, CASM.loss, CASM.end_period, CASM.answer = casm_begin, casm_loss, casm_end, casm_answer
 
-# %% ../nbs/10_methods.ipynb #dc1078a4
+# %% ../nbs/10_methods.ipynb #421bacc4
 def casm_state(method: CASM) -> State:
     "The bank in flat form and the registry, saved side by side"
     return State(tensors=method.tensors(), meta={"method": method.name, "periods": method.periods, "most": method.most},
@@ -309,8 +309,8 @@ def casm_state(method: CASM) -> State:
 def casm_load(method: CASM, tensors, meta, folder: Path):
     "Slots and registry of one checkpoint, which must name each other"
     check_method(method, meta)
-    registry = Registry.open_existing(folder / "registry.sqlite", copy=True)
-    if registry.bank() not in (None, hash_tensors(tensors)): raise CasmError(f"{folder}: registry.sqlite names another slot bank; restore both from one checkpoint")
+    registry = Registry.load_copy(folder / "registry.sqlite")
+    if registry.bank not in (None, hash_tensors(tensors)): raise CasmError(f"{folder}: registry.sqlite names another slot bank; restore both from one checkpoint")
     set_bank(method.lm.model, tensors)
     method.registry, method.periods, method.most = registry, list(meta["periods"]), meta["most"]
 

@@ -79,10 +79,10 @@ def world_relation(rng: random.Random) -> str:
     words = [rng.choice(QUALIFIERS), rng.choice(NOUNS)][rng.random() < .15:] + [rng.choice(NOUNS)] * (rng.random() < .3)
     return " ".join(w.capitalize() if rng.random() < .1 else w for w in words)
 
-# %% ../nbs/08_pretraining.ipynb #92d065a8
+# %% ../nbs/08_pretraining.ipynb #ef077a7c
 YEARS = [str(y) for y in range(2012, 2030)]
 
-def background_world(n_facts: int = 1500, seed: int = 0, changing: float = .1) -> list[Fact]:
+def background_world(n_facts: int = 1000, seed: int = 0, changing: float = .1) -> list[Fact]:
     "`n_facts` subject–relation pairs as facts with validity windows; a share `changing` of them has a second value from a later year."
     rng, facts, seen = random.Random(f"world-{seed}"), [], set()
     while len(seen) < n_facts:
@@ -232,9 +232,13 @@ def load_lm(
     texts = world_texts(background_world(), 8000) if background is None else background
     return LM(model.eval(), tokenizer, background_stats(model, tokenizer, texts), str(name))
 
-# %% ../nbs/08_pretraining.ipynb #1d34b67a
+# %% ../nbs/08_pretraining.ipynb #47e36650
 def load_backbone(name: str | Path):
     "A causal LM in float32 and its tokenizer; errors become one line that says what to do"
+    here = Path(name)
+    if here.exists() and not (here / "config.json").is_file(): raise CasmError(f"model {str(name)!r} has no config.json: give the folder that a model was saved in")
+    if not here.exists() and (here.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1):
+        raise CasmError(f"model {str(name)!r} does not exist: give a model's folder, with its config.json, or a name on the Hugging Face hub")
     try:
         return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32), AutoTokenizer.from_pretrained(name)
     except Exception as e:
@@ -243,8 +247,8 @@ def load_backbone(name: str | Path):
             raise CasmError(f"model {str(name)!r} is gated: accept its licence on its page at huggingface.co and log in with `hf auth login` ({said})") from e
         raise CasmError(f"model {str(name)!r} can't be loaded: give a folder with a config.json or a causal LM's name on the Hugging Face hub ({said})") from e
 
-# %% ../nbs/08_pretraining.ipynb #659ced65
-def pretrain_tiny(folder: str | Path, steps: int = 2400, n_facts: int = 1200, seed: int = 0, lr: float = 2e-3) -> LM:
+# %% ../nbs/08_pretraining.ipynb #7b10eb92
+def pretrain_tiny(folder: str | Path, steps: int = 2000, n_facts: int = 1000, seed: int = 0, lr: float = 2e-3) -> LM:
     "Tokenizer, pretraining and statistics from the background world alone; writes and returns the model as it loads again."
     world, rng = background_world(n_facts, seed), random.Random(f"tokenizer-{seed}")
     tok = train_tokenizer(["".join(render_at(f, form, rng)) for f in world for form in BACKGROUND_FORMS])
@@ -255,13 +259,13 @@ def pretrain_tiny(folder: str | Path, steps: int = 2400, n_facts: int = 1200, se
     save_lm(lm, folder, torch.float16)
     return load_lm(folder)
 
-# %% ../nbs/08_pretraining.ipynb #2ceeec9f
+# %% ../nbs/08_pretraining.ipynb #78d91af2
 def pretrain_period_one(
     lm: LM,  # changed in place
     facts: list[Fact],  # the first period's facts
     pairs: list[tuple[str, str]],  # (prompt, answer) of their passages
     background: list[Fact],  # the world to replay
-    seed: int = 0, epochs: int = 12, lr: float = 1e-3, batch: int = 64, replay: int = 32, min_steps: int = 300,
+    seed: int = 0, epochs: int = 8, lr: float = 1e-3, batch: int = 64, replay: int = 32, min_steps: int = 200,
 ) -> LM:
     "Teach the first period's facts to the whole model, then gather the statistics anew, for the keys have moved."
     replayed = sample_world(background, replay)

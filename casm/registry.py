@@ -158,7 +158,7 @@ def _open(path, create):
         raise
     return db
 
-# %% ../nbs/04_registry.ipynb #37d773ca
+# %% ../nbs/04_registry.ipynb #b78dc362
 def _settings(db, path, order, multi):
     "Period names and multi-valued relations of the file; those asked for must agree with it."
     if isinstance(multi, str): raise CasmError(f"multi {multi!r} is one text; give a list of relations")
@@ -169,10 +169,10 @@ def _settings(db, path, order, multi):
         return wanted["names"], wanted["multi"]
     for name, want in wanted.items():
         if want and want != stored[name]:
-            raise CasmError(f"registry {path} was made with {name} {stored[name]}, not {want}; leave it out to use what the file says")
+            raise CasmError(f"registry {path} was made with {name} {stored[name]}, not {want}; leave it out to use the file's")
     return stored["names"], stored["multi"]
 
-# %% ../nbs/04_registry.ipynb #a7d7df29
+# %% ../nbs/04_registry.ipynb #c0cdc3f0
 class _Store:
     "One SQLite file (or memory) with its settings; base of `Registry`."
     def __init__(self,
@@ -220,6 +220,18 @@ class _Store:
             finally: copy.close()
         with open(partial, "rb+") as f: os.fsync(f.fileno())
         os.replace(partial, path)
+
+    @classmethod
+    def load_copy(cls, path):
+        "The registry of a file, in memory and independent of it: what is asserted later does not reach the file"
+        with cls.open_existing(path) as there:
+            here = cls(order=there.order, multi=there.multi)
+            there._db.backup(here._db)
+        return here
+
+    def nbytes(self) -> int:
+        "Size of the database in bytes"
+        return self._db.execute("PRAGMA page_count").fetchone()[0] * self._db.execute("PRAGMA page_size").fetchone()[0]
 
     def close(self): self._db.close()
     def __enter__(self): return self
@@ -371,7 +383,7 @@ def _checked(fact, line, order, side_by_side):
                               "retract that first, give another date, or declare the relation multi")
     return start, until, norm
 
-# %% ../nbs/04_registry.ipynb #f5edfc82
+# %% ../nbs/04_registry.ipynb #09b4e2a6
 def _judge(
     facts, # list of `Fact`
     slots, # list of slot or None, parallel
@@ -396,7 +408,8 @@ def _judge(
                             "give None (plan says 'same')")
         slot, parent = (before.slot, before.parent_slot) if same else (slot, before and before.slot)
         later = next((x for x in line if x.start > start), None)
-        e = Evidence(first_id + i, commit, fact.value, norm, fact.valid_from, start, fact.valid_until, until, slot, parent, kind, fact.source)
+        e = Evidence(first_id + i, commit, fact.value, norm, fact.valid_from, start, fact.valid_until, until,
+                     slot, parent, kind, fact.source)
         line.insert(bisect_right(line, start, key=lambda x: x.start), e)
         yield Outcome(kind, fact, slot, parent, before and _record(before, (0, fact.subject, fact.relation), later)), e
 
@@ -458,7 +471,7 @@ class _Writer(_Queries):
         insert = "INSERT INTO keys (subject, relation, subject_text, relation_text) VALUES (?, ?, ?, ?)"
         return key[0] if key else self._db.execute(insert, (*fact.key, fact.subject, fact.relation)).lastrowid
 
-# %% ../nbs/04_registry.ipynb #06bcf88a
+# %% ../nbs/04_registry.ipynb #20285e79
 class Registry(_Writer):
     "A bitemporal, append-only ledger of facts and the slots that answer for them."
     def retract(self,
@@ -474,7 +487,7 @@ class Registry(_Writer):
             key, at = self._key(subject, relation), self._at(None)
             found = list(self._live(key[0], at, "AND start = ? ORDER BY id", start)) if key else []
             if value is not None: found = [e for e in found if e.norm == normalize_answer(value)]
-            if not found: raise CasmError(f"nothing to retract: no live evidence for {what} with value {value or 'any'!r}; see history")
+            if not found: raise CasmError(f"nothing to retract: no evidence for {what}, value {value or 'any'}; see history")
             if len({e.norm for e in found}) > 1:
                 raise CasmError(f"several values stand for {what}: {', '.join(e.value for e in found)}; give value")
             n = self._commit("retract", source=source)
@@ -491,7 +504,7 @@ class Registry(_Writer):
             n, undone, _ = self._at(None)
             if type(commit) is not int or not 1 <= commit <= n:
                 raise CasmError(f"commit {commit!r} is not in this registry; give a number from 1 to {n}")
-            if commit in undone: raise CasmError(f"commit {commit} is undone already; to bring it back, undo the commit that undid it")
+            if commit in undone: raise CasmError(f"commit {commit} is undone already; to bring it back, undo its undo")
             new = self._commit("undo", undoes=commit, source=source)
             now_dead = _dead(self._db, new)
             self._refuse_clashes((new, *now_dead), undone ^ now_dead[0])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ASKING', 'Route', 'time_scope', 'Words', 'read_words', 'is_whole_name', 'overlap_score', 'KeyIndex', 'Fit', 'fit',
-           'LexicalRouter']
+           'all_fits', 'LexicalRouter']
 
 # %% ../nbs/05_router.ipynb #445d0909
 import math, re, unicodedata
@@ -33,20 +33,23 @@ def time_scope(
     if not order or not order.names: return find_time(question) or now
     return next((n for n in order.names if re.search(rf"(?<!\w){re.escape(n)}(?!\w)", question)), now)
 
-# %% ../nbs/05_router.ipynb #6dabb383
+# %% ../nbs/05_router.ipynb #8cf57ee0
 _WORD = re.compile(r"[^\W_]+[+#]*")  # C, C++ and C# are three words
-ASKING = frozenset("""a an the this that these those of in on at by for from to with as is are was were be been being do does did has have had
-    s what which who whom whose when where how whether it its their his her there and or please tell me us give say state name list show find
-    describe know need want answer question according concerning regarding about asked ask records record recorded value year date time
-    current currently now today present presently latest then former formerly previous previously before after since until during between
-    ever still already can could would will shall should may might i you we""".split())
+ASKING = frozenset("""
+    a an the this that these those of in on at by for from to with as is are was were be been being do does did has have had s
+    what which who whom whose when where how whether it its their his her there and or please tell me us give say state name list
+    show find describe know need want answer question according concerning regarding about asked ask records record recorded value
+    year date time current currently now today present presently latest then former formerly previous previously before after
+    since until during between ever still already can could would will shall should may might i you we""".split())
 
+# %% ../nbs/05_router.ipynb #f3b2bf25
 class Words(NamedTuple):
     "A text as words; three parallel tuples."
     words: tuple # canonical
     capital: tuple # began with a capital or a digit
     joined: tuple # nothing but a space, hyphen, apostrophe or & before it
 
+# %% ../nbs/05_router.ipynb #d3d4c7f5
 def read_words(text: str) -> Words:
     "Split a text into whole words."
     found = list(_WORD.finditer(unicodedata.normalize("NFKC", text)))
@@ -54,7 +57,7 @@ def read_words(text: str) -> Words:
     return Words(tuple(canonical(m[0]) for m in found), tuple(not m[0][0].islower() for m in found),
                  (False, *(not gap.strip(" \t\n_-–'’&/") for gap in gaps))[:len(found)])
 
-# %% ../nbs/05_router.ipynb #fc333bda
+# %% ../nbs/05_router.ipynb #22c1deeb
 _JOINERS = frozenset(("and", "of", "de", "von", "for"))
 
 def _goes_on(text, edge, step, cased, free):
@@ -66,6 +69,7 @@ def _goes_on(text, edge, step, cased, free):
         return cased and joined(beyond) and beyond not in free and text.capital[beyond] and text.words[beyond] not in ASKING
     return text.words[edge] not in ASKING and (text.capital[edge] or not cased)
 
+# %% ../nbs/05_router.ipynb #d2b222a5
 def is_whole_name(
     text: Words, # the question
     start: int, # first word of the name
@@ -77,9 +81,10 @@ def is_whole_name(
     cased = text.capital[start] and any(not text.capital[i] for i in outside)
     return not _goes_on(text, stop, 1, cased, free) and not _goes_on(text, start - 1, -1, cased, free)
 
-# %% ../nbs/05_router.ipynb #5e524fa2
+# %% ../nbs/05_router.ipynb #5a157aed
 def _telling(words): return [w for w in words if w not in ASKING] or list(words)
 
+# %% ../nbs/05_router.ipynb #49f3e019
 def overlap_score(
     relation: set, # its telling words
     asked: set, # telling words of the question that the subject leaves over
@@ -90,21 +95,29 @@ def overlap_score(
     total = sum(weight(w) for w in sorted(relation)) + sum(weight(w) for w in sorted(asked))
     return 2 * shared / total if shared else 0.
 
-# %% ../nbs/05_router.ipynb #7d96fc8f
+# %% ../nbs/05_router.ipynb #3717640f
+def _name(subject):
+    "Words of a name, without a leading article."
+    name = read_words(subject).words
+    return name[1:] if name[:1] in (("a",), ("an",), ("the",)) and any(w not in ASKING for w in name[1:]) else name
+
+# %% ../nbs/05_router.ipynb #b7d035cf
 class KeyIndex:
     "Registry keys by the words of their subjects and relations."
     def __init__(self):
-        self.last, self.longest, self.spellings = 0, {}, {}  # newest key; first word -> words of the longest name; name -> subjects
-        self.runs, self.by_word, self.relations, self.used, self.counted = {}, {}, {}, {}, set()
+        self.last = 0 # newest key taken in
+        self.longest, self.spellings = {}, {} # first word -> words of the longest name; name -> subjects
+        self.runs, self.by_word, self.relations = {}, {}, {} # (subject, word) -> relations; key -> what it is
+        self.used, self.counted = {}, set() # word -> relations that use it
 
     def add(self,
         keys: list, # (key_id, subject, relation) as `Registry.keys` gives them
     ):
         "Take in new keys."
         for key_id, subject, relation in keys:
-            key, name, run = (canonical(subject), canonical(relation)), read_words(subject).words, read_words(relation).words
+            self.last, key = key_id, (canonical(subject), canonical(relation))
+            name, run = _name(subject), read_words(relation).words
             if not name or not run: continue  # nothing but signs: no question can name it in words
-            if name[0] in ("a", "an", "the") and any(w not in ASKING for w in name[1:]): name = name[1:]
             self.longest[name[0]] = max(self.longest.get(name[0], 0), len(name))
             subjects = self.spellings.setdefault(name, [])
             if key[0] not in subjects: subjects.append(key[0])
@@ -115,7 +128,6 @@ class KeyIndex:
             if key[1] not in self.counted:
                 self.counted.add(key[1])
                 for w in telling: self.used[w] = self.used.get(w, 0) + 1
-            self.last = key_id
 
     def weight(self, word: str) -> float:
         "How much a word says: the fewer relations use it, the more."
@@ -131,7 +143,7 @@ class KeyIndex:
             covered = max(covered, *joined[-1:], 0)
         return found
 
-# %% ../nbs/05_router.ipynb #b774c155
+# %% ../nbs/05_router.ipynb #361ecadf
 class Fit(NamedTuple):
     "One key that might be meant. Fits compare as tuples: the better, the larger."
     score: float # 1: named word for word
@@ -140,10 +152,13 @@ class Fit(NamedTuple):
     spelling: bool # the subject stands there sign for sign
     age: int # minus the key's number: older is larger
 
+# %% ../nbs/05_router.ipynb #c62cacb8
 def _named_relations(index, text, subject, start, stop, dates):
     "{key_id: its positions} for relations of `subject` named word for word, and on their own, outside `[start, stop)`."
-    def bare(i, edge): return not (0 <= i < len(text.words)) or not text.joined[edge] or text.words[i] in ASKING or i in dates or start <= i < stop
     named, n = {}, len(text.words)
+    def bare(i, edge):
+        "Does the word at i, beyond `edge`, leave the relation alone?"
+        return not 0 <= i < n or not text.joined[edge] or text.words[i] in ASKING or i in dates or start <= i < stop
     for i, w in enumerate(text.words):
         for run, key_id in index.runs.get((subject, w), ()):
             j = i + len(run)
@@ -151,6 +166,7 @@ def _named_relations(index, text, subject, start, stop, dates):
             if bare(i - 1, i) and bare(j, min(j, n - 1)): named.setdefault(key_id, frozenset(range(i, j)))
     return named
 
+# %% ../nbs/05_router.ipynb #267f81e7
 def fit(
     index: KeyIndex,
     text: Words, # the question
@@ -162,18 +178,34 @@ def fit(
     "How well each relation of the subject at `span` fits the rest of the question."
     (start, stop), fits = span, []
     rest = [i for i in range(len(text.words)) if not start <= i < stop]
+    said = {text.words[i] for i in rest}
     asked = {text.words[i] for i in rest if i not in dates and text.words[i] not in ASKING}
     for subject in index.spellings[text.words[start:stop]]:
         named = _named_relations(index, text, subject, start, stop, dates)
         if not is_whole_name(text, start, stop, frozenset().union(dates, others, *named.values())): continue
-        near = {k for i in rest for k in index.by_word.get((subject, text.words[i]), ())}
+        near = {k for w in said for k in index.by_word.get((subject, w), ())}
         for k in sorted(near | set(named)):
             relation = index.relations[k][1]
-            score = 1. if k in named else overlap_score(relation, asked | (relation & {text.words[i] for i in rest}), index.weight)
+            score = 1. if k in named else overlap_score(relation, asked | (relation & said), index.weight)
             fits.append(Fit(score, stop - start + len(named.get(k, ())), -start, subject in plain, -k))
     return fits
 
-# %% ../nbs/05_router.ipynb #43c9e2ab
+# %% ../nbs/05_router.ipynb #ef688473
+def all_fits(
+    index: KeyIndex,
+    question: str, # as asked
+) -> list: # of `Fit`, best first
+    "How well every key whose subject the question names fits its words."
+    text, plain = read_words(question), canonical(question)
+    date = set(read_words(find_time(question) or "").words)
+    dates = frozenset(i for i, w in enumerate(text.words) if w in date)
+    spans, fits = index.subject_spans(text), []
+    for span in spans:
+        others = frozenset(i for s in spans if s != span for i in range(*s) if not span[0] <= i < span[1])
+        fits += fit(index, text, plain, span, dates, others)
+    return sorted(fits, reverse=True)
+
+# %% ../nbs/05_router.ipynb #ab6490ab
 class LexicalRouter:
     "Routes by the words of a question and its date; abstains when in doubt. Sees no gold key."
     def __init__(self,
@@ -191,18 +223,13 @@ class LexicalRouter:
 
     def _find(self, question):
         "(number of the key or None, score, why none) for a question's words; dates play no part."
-        text, plain = read_words(question), canonical(question)
-        date = set(read_words(find_time(question) or "").words)
-        dates = frozenset(i for i, w in enumerate(text.words) if w in date)
-        spans = self.index.subject_spans(text)
-        places = [frozenset(range(*s)) for s in spans]
-        fits = sorted((f for i, s in enumerate(spans) for f in fit(self.index, text, plain, s, dates, frozenset().union(*places[:i], *places[i+1:]))), reverse=True)
-        if not spans: return None, 0., "no subject the registry knows is named"
-        if not fits: return None, 0., f"“{' '.join(text.words[slice(*spans[0])])}” is named, but none of its known relations"
-        best = fits[0]
-        what = self.index.relations[-best.age][2]
-        if best.score < self.threshold: return None, best.score, f"the nearest is {what}, and fits {best.score:.2f} where {self.threshold:.2f} is needed"
-        if best.score < 1 and len(fits) > 1 and fits[1][:3] == best[:3]: return None, best.score, f"{what} and another relation fit equally well"
+        fits = all_fits(self.index, question)
+        if not fits: return None, 0., "the question names no subject of the registry together with one of its relations"
+        best, what = fits[0], self.index.relations[-fits[0].age][2]
+        if best.score < self.threshold:
+            return None, best.score, f"the nearest is {what}, and fits {best.score:.2f} where {self.threshold:.2f} is needed"
+        if best.score < 1 and len(fits) > 1 and fits[1][:3] == best[:3]:
+            return None, best.score, f"{what} and another relation fit equally well"
         return -best.age, best.score, None
 
     def route(self,
@@ -211,11 +238,13 @@ class LexicalRouter:
     ) -> list: # of `Route`
         "One `Route` per question. A date the registry cannot place is a `CasmError`."
         as_of = [None]*len(questions) if as_of is None else as_of
-        if len(as_of) != len(questions): raise CasmError(f"as_of has {len(as_of)} entries for {len(questions)} questions; give one each, None where unknown")
+        if len(as_of) != len(questions):
+            raise CasmError(f"as_of has {len(as_of)} entries for {len(questions)} questions; give one each, None where unknown")
         self._follow()
         now, order = self.now or self.registry.now(), self.registry.order
         moments = [time_scope(q, t, now, order) for q, t in zip(questions, as_of)]
-        for t in moments: t is None or order.key(t)
+        for t in moments:
+            if t is not None: order.key(t)
         return [self._route(q, t) for q, t in zip(questions, moments)]
 
     def _route(self, question, t):
@@ -225,5 +254,5 @@ class LexicalRouter:
         held = self.registry.get(*key, t)
         if held is None: return Route(None, score, key, t, f"No slot: the registry has nothing in force for {what} at {t}.")
         window = f"from {held.valid_from} " + (f"until {held.valid_until}" if held.valid_until else "on")
-        if held.slot is None: return Route(None, score, key, t, f"No slot: the base model itself holds {what} {window}, asked as of {t}.")
-        return Route(held.slot, score, key, t, f"Slot {held.slot} holds {what} {window}, asked as of {t}.")
+        holder = "No slot: the base model itself" if held.slot is None else f"Slot {held.slot}"
+        return Route(held.slot, score, key, t, f"{holder} holds {what} {window}, asked as of {t}.")

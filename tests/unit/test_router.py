@@ -108,7 +108,7 @@ def test_every_reason_is_a_sentence():
     router = LexicalRouter(registry)
     for q, t, part in (("The light of Gale Rock is", "2018", "the base model itself holds the light of Gale Rock from 2018 until 2019"),
                        ("The light of Gale Rock is", "2019", "nothing in force"), ("The head office of O'Brien & Sons is", None, "Slot 7 holds the head office of O'Brien & Sons from 2018 on"),
-                       ("The light of Dunmore is", None, "no subject the registry knows"), ("The depth of Misty Fjord Logistics is", None, "the nearest is")):
+                       ("The light of Dunmore is", None, "names no subject of the registry"), ("The depth of Misty Fjord Logistics is", None, "the nearest is")):
         reason = router.route([q], [t])[0].reason
         assert part in reason and reason.endswith(".")
 

@@ -1,0 +1,60 @@
+"What several layers share: a stub model that loads and trains in moments, and a start-checkpoint cache of the tests' own."
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+
+def shorten(monkeypatch):
+    "Token training, token statistics and short answers: what is learnt is nonsense, how it is stored and asked is real"
+    from casm import experiments, methods, pretraining
+    texts = pretraining.world_texts
+    monkeypatch.setattr(pretraining, "world_texts", lambda world, n, seed=0: texts(world, 64, seed))
+    monkeypatch.setattr(methods, "generate", partial(methods.generate, max_new_tokens=4))
+    monkeypatch.setattr(experiments, "pretrain_period_one", partial(pretraining.pretrain_period_one, epochs=1, min_steps=2))
+    for name, (settings, config) in experiments.RECIPES.items():
+        rows = {"rows": 8} if "rows" in settings else {}
+        recipe = settings | rows, replace(config, epochs=1, min_steps=2, batch_size=8, weight_decay=.1)
+        monkeypatch.setitem(experiments.RECIPES, name, recipe)
+
+
+@pytest.fixture
+def quick(monkeypatch): shorten(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def quick_module():
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        yield
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    "`CASM_CACHE`, for this process and its children"
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CASM_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def stub(tmp_path_factory, cache):
+    "Folder of an untrained model like the tiny one, with a memory of 256 rows"
+    from casm.pretraining import LM, background_stats, background_world, new_tiny, save_lm, train_tokenizer, world_texts
+    texts = world_texts(background_world(60), 400)
+    tokenizer = train_tokenizer(texts, 400)
+    model = new_tiny(len(tokenizer), n_keys=16)
+    stats = background_stats(model, tokenizer, texts[:64], progress=None)
+    return str(save_lm(LM(model, tokenizer, stats, "stub"), tmp_path_factory.mktemp("stub")))
+
+
+@pytest.fixture(scope="session")
+def started(stub):
+    "`started(benchmark)` puts the stub's start checkpoint for it into the cache, where other processes find it"
+    def start(benchmark):
+        from casm import experiments
+        with pytest.MonkeyPatch.context() as patch:
+            shorten(patch)
+            experiments.start_checkpoint(benchmark, 0, stub)
+    return start

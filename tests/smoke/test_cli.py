@@ -1,0 +1,178 @@
+"The command as a user types it, in its own process: help, bad input, a run that is stopped and continued, and questions to it."
+import json, os, shlex, signal, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+
+from casm.benchmark import generate, write_facts
+
+CASM = str(Path(sys.executable).with_name("casm"))
+COMMANDS = ("demo", "run", "ask", "train", "pretrain-tiny")
+FACTS = generate(6, seed=5, periods=("2018", "2021", "2024"))
+GOOD = {"entity": "Inn", "relation": "door colour", "value_2018": "red", "value_2020": "blue", "changed": True}
+
+
+def casm(*args, cwd=None): return subprocess.run([CASM, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300)
+def files(folder): return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+def lines(path): return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command):
+    got = casm(command, "--help")
+    assert (got.returncode, got.stderr) == (0, "") and f"example:\n  casm {command}" in got.stdout
+    assert max(map(len, got.stdout.splitlines())) <= 100
+
+
+def test_help_is_quick_and_lists_every_command():
+    start = time.perf_counter()
+    got = casm("--help")
+    assert got.returncode == 0 and all(f"\n    {c}" in got.stdout for c in COMMANDS) and time.perf_counter() - start < 3
+
+
+def test_nothing_typed_is_help():
+    got = casm()
+    assert (got.returncode, got.stdout) == (2, "") and "commands:" in got.stderr
+
+
+def refused(got, *says):
+    "Exit code 2 and one line that says so"
+    assert (got.returncode, got.stdout) == (2, ""), got
+    assert got.stderr.startswith("casm: ") and got.stderr.count("\n") == 1 and "Traceback" not in got.stderr, got.stderr
+    for s in says: assert s in got.stderr
+
+
+BAD_FACTS = {
+    "not JSON": ("entity,relation", "not JSON"),
+    "wrong keys": (json.dumps([GOOD, {"subject": "Bar", "relation": "r", "value_2018": "a", "value_2020": "b"}]), "record 2"),
+    "columns differ": (json.dumps([GOOD, {"entity": "Bar", "relation": "r", "value_2018": "a", "value_2022": "b"}]), "record 2"),
+    "duplicate": (json.dumps([GOOD, {**GOOD, "entity": "INN"}]), "record 2"),
+    "empty value": (json.dumps([{**GOOD, "value_2020": " "}]), "record 1"),
+    "value is a number": (json.dumps([{**GOOD, "value_2020": 12}]), "record 1"),
+    "no facts": ("[]", "no facts"),
+}
+
+@pytest.mark.parametrize("name", BAD_FACTS)
+def test_bad_facts_are_one_line_with_file_and_record(name, tmp_path):
+    text, says = BAD_FACTS[name]
+    (tmp_path / "facts.json").write_text(text)
+    before = files(tmp_path)
+    refused(casm("run", "--facts", "facts.json", cwd=tmp_path), "facts.json: ", says)
+    assert files(tmp_path) == before
+
+
+BAD_LINES = {
+    "run --facts none.json": "none.json: no such file",
+    "run --stream sometimes": "'sometimes'",
+    "run --seeds x": "whole numbers",
+    "run --background texts.txt": "leave --background out",
+    "run --metods casm": "--metods",
+    "train --method casm": "--run-id",
+    "train --method casm --run-id ../x": "leave out slashes",
+    "ask '' --run .": "question is empty",
+    "ask Who? --run . --as-of soon": "'soon'",
+    "sweep": "'sweep'",
+    # these import torch, for seconds
+    "run --methods casm,sfm": "'sfm' is unknown: choose from full_ft, lora, smf, casm",
+    "run --model .": "no config.json",
+    "run --out .": "foreign files (note.txt)",
+    "run --out other": "other holds another run: methods",
+    "ask Who? --run other": "no checkpoint of lora",
+    "pretrain-tiny --out .": "note.txt",
+}
+
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_bad_line_is_one_line_and_writes_nothing(line, tmp_path, cache):
+    (tmp_path / "note.txt").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run_manifest.json").write_text('{"methods": ["lora"], "seeds": [0]}')
+    before, cached = files(tmp_path), files(cache)
+    refused(casm(*shlex.split(line), cwd=tmp_path), BAD_LINES[line])
+    assert files(tmp_path) == before and files(cache) == cached
+
+
+def test_gated_model_says_how_to_get_access(tmp_path, monkeypatch, capsys, cache):
+    from casm import pretraining
+    from casm.cli import main
+    def gated(name, **_): raise OSError(f"You are trying to access a gated repo.\n401 Client Error for {name}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pretraining.AutoModelForCausalLM, "from_pretrained", gated)
+    assert main(["run", "--model", "meta-llama/Llama-3.2-1B"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "accept its licence" in err and "hf auth login" in err
+    assert not files(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def place(started, tmp_path_factory):
+    "A folder with a facts file, whose start checkpoint is in the cache already"
+    folder = tmp_path_factory.mktemp("place")
+    write_facts(FACTS, folder / "facts.json")
+    started(FACTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ran(place, stub):
+    "What `casm run` said, and its folder"
+    got = casm("run", "--facts", "facts.json", "--methods", "lora,casm", "--model", stub, cwd=place)
+    assert got.returncode == 0, got.stderr
+    return got.stdout, place / "runs" / "facts-delta"
+
+
+def test_run_prints_its_table_and_then_its_folder(ran):
+    said, out = ran
+    *table, last = said.splitlines()
+    assert last == "results: runs/facts-delta" and [x.split()[0] for x in table] == ["method", "lora", "casm"]
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert [r["method"] for r in rows] == ["lora", "casm"] and (out / "results.png").exists()
+    assert not [e for e in ("Traceback", "Warning") if e in said]
+
+
+@pytest.mark.parametrize("as_of", ["2018", "2024", None])
+def test_ask_answers_as_the_predictions_say(ran, as_of, place, stub):
+    last = [p for p in lines(ran[1] / "casm-s0" / "predictions.jsonl") if p["after"] == "2024" and p["as_of"] == (as_of or "2024")]
+    probe = next(p for p in last if (p["kind"] == "superseded") == (as_of == "2018"))
+    got = casm("ask", probe["question"], "--run", "runs/facts-delta", *(["--as-of", as_of] if as_of else []), cwd=place)
+    assert (got.returncode, got.stdout, got.stderr) == (0, probe["answer"] + "\n", "")
+
+
+def test_stopped_run_continues_to_the_same_end(ran, place, stub):
+    "Ctrl-C while the first method trains; then the same command"
+    line = [CASM, "run", "--facts", "facts.json", "--methods", "lora,casm", "--model", stub, "--out", "stopped"]
+    fresh = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  (a batch system may ignore Ctrl-C for its children)
+    child = subprocess.Popen(line, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=fresh)
+    while not (place / "stopped" / "lora-s0" / "latest.json").exists() and child.poll() is None: time.sleep(.02)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out, err.splitlines()[-1]) == (130, "", "casm: interrupted; the same command continues"), err
+    assert "Traceback" not in err and not (place / "stopped" / "results.json").exists()
+    again = casm(*line[1:], cwd=place)
+    assert again.returncode == 0, again.stderr
+    assert (place / "stopped" / "predictions.jsonl").read_bytes() == (ran[1] / "predictions.jsonl").read_bytes()
+
+
+def test_full_disk_is_one_line(place, stub, monkeypatch, capsys):
+    from casm import checkpoint
+    from casm.cli import main
+    def full(*_): raise OSError(28, "No space left on device")
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    assert main(["train", "--facts", "facts.json", "--method", "casm", "--model", stub, "--run-id", "full"]) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith("casm: checkpoints/full") and "No space left" in err and "make room" in err
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not (Path(__file__).parents[2] / "casm" / "tiny" / "config.json").exists(), reason="the tiny model is not shipped yet")
+def test_demo(tmp_path, monkeypatch):
+    "The demo as a newcomer sees it: within three minutes, and its two questions are answered as it says"
+    monkeypatch.setenv("CASM_CACHE", str(tmp_path / "cache"))
+    start = time.perf_counter()
+    got = casm("demo", cwd=tmp_path)
+    assert got.returncode == 0 and got.stdout.endswith("results: runs/demo\n") and time.perf_counter() - start < 180, got
+    again = casm("demo", cwd=tmp_path)
+    assert again.stdout == got.stdout
+    asks = [shlex.split(x)[1:] for x in got.stdout.splitlines() if x.startswith("  casm ask")]
+    answers = [casm(*a, cwd=tmp_path).stdout.strip() for a in asks]
+    assert len(set(answers)) == 2 and all(repr(a) in got.stdout for a in answers)

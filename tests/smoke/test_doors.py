@@ -1,0 +1,76 @@
+"main.py, run_job.sh and scripts/carc: the same run through every door, found finished by all but the first."
+import json, os, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+from casm.benchmark import generate, write_facts
+
+ROOT = Path(__file__).parents[2]
+FACTS = generate(6, seed=5, periods=("2018", "2024"))
+
+
+def door(*line, **variables):
+    "A command in the checkout, as a batch system starts it"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("CONTINUAL_LEARNING_", "SLURM_"))}
+    environment |= {f"CONTINUAL_LEARNING_{k}": str(v) for k, v in ({"SKIP_MODULES": 1, "SKIP_VENV": 1, "PYTHON": sys.executable} | variables).items()}
+    return subprocess.run([*map(str, line)], cwd="/", env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def facts(started, tmp_path_factory):
+    started(FACTS)
+    write_facts(FACTS, path := tmp_path_factory.mktemp("facts") / "facts.json")
+    return path
+
+
+def test_every_door_leads_to_the_same_run(facts, stub, tmp_path):
+    names = {"DATASET": facts, "MODEL_ID": stub, "CHECKPOINT_DIR": tmp_path, "RUN_ID": "r", "SEED": 0}
+    doors = {
+        "main": door(sys.executable, ROOT / "main.py", "--method", "casm", "--dataset-name", facts, "--model-name", stub, "--run-id", "r",
+                     "--checkpoint-dir", tmp_path, "--seed", 0),
+        "job": door("bash", ROOT / "run_job.sh", **names),
+        "carc": door(sys.executable, ROOT / "scripts/carc/train_carc.py", "--method", "casm", "--facts", facts, "--model", stub, "--run-id", "r",
+                     "--checkpoint-dir", tmp_path, "--seed", 0),
+        "carc job": door("bash", ROOT / "scripts/carc/train_carc_job.sh", "casm", stub, **names),
+        "casm": door(Path(sys.executable).with_name("casm"), "train", "--method", "casm", "--facts", facts, "--model", stub, "--run-id", "r",
+                     "--checkpoint-dir", tmp_path),
+    }
+    for name, got in doors.items():
+        assert got.returncode == 0, (name, got.stderr)
+        assert got.stdout == doors["main"].stdout and got.stdout.splitlines()[-1] == f"results: {tmp_path / 'r'}", name
+    assert [json.loads(x)["unit"] for x in (tmp_path / "r" / "metrics" / "events.jsonl").read_text().splitlines()] == ["2024"]
+
+
+@pytest.mark.parametrize("line, says", [
+    (["main.py"], "--dataset-name FILE"), (["main.py", "--mode", "synthetic", "--dataset-name", "x"], "leave out --dataset-name"),
+    (["main.py", "--mode", "synthetic", "--method", "sfm"], "'sfm' is unknown"), (["main.py", "--dataset-name", "none.json"], "none.json: no such file"),
+    (["scripts/carc/train_carc.py"], "--method"), (["scripts/carc/train_carc.py", "--method", "casm", "--facts", "none.json"], "none.json: no such file")])
+def test_bad_line_is_one_line(line, says):
+    got = door(sys.executable, ROOT / line[0], *line[1:])
+    assert got.returncode == 2 and says in got.stderr and "Traceback" not in got.stderr and got.stderr.count("\n") == 1, got.stderr
+
+
+def test_bad_job_is_one_line():
+    for got, says in ((door("bash", ROOT / "scripts/carc/train_carc_job.sh"), "usage: train_carc_job.sh METHOD [MODEL]"),
+                      (door("bash", ROOT / "run_job.sh", MODE="reel"), "'reel'")):
+        assert got.returncode == 2 and says in got.stderr and got.stderr.count("\n") == 1, got.stderr
+
+
+def test_batch_system_runs_a_copy_of_the_script(facts, stub, tmp_path):
+    "Slurm starts its own copy, from its spool: the checkout is then the folder that sbatch was called in"
+    copy = tmp_path / "slurm_script"
+    copy.write_bytes((ROOT / "run_job.sh").read_bytes())
+    got = subprocess.run(["bash", copy], capture_output=True, text=True, timeout=60, cwd="/", env=os.environ | {
+        "SLURM_SUBMIT_DIR": str(ROOT), "CONTINUAL_LEARNING_SKIP_MODULES": "1", "CONTINUAL_LEARNING_SKIP_VENV": "1",
+        "CONTINUAL_LEARNING_PYTHON": sys.executable, "CONTINUAL_LEARNING_DATASET": str(tmp_path / "none.json")})
+    assert got.returncode == 2 and "none.json: no such file" in got.stderr
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not (ROOT / "casm" / "tiny" / "config.json").exists(), reason="the tiny model is not shipped yet")
+def test_the_lines_of_the_original_readme(tmp_path):
+    first = door(sys.executable, ROOT / "main.py", "--mode", "synthetic", "--run-id", "local-smoke", "--checkpoint-dir", tmp_path)
+    assert first.returncode == 0 and first.stdout.endswith(f"results: {tmp_path / 'local-smoke'}\n"), first.stderr
+    job = door("bash", ROOT / "run_job.sh", MODE="synthetic", CHECKPOINT_DIR=tmp_path)
+    assert job.returncode == 0 and job.stdout.endswith(f"results: {tmp_path / 'slurm_manual'}\n"), job.stderr
