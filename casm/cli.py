@@ -152,10 +152,10 @@ def add_train(commands):
     p.add_argument("--run-id", required=True, metavar="NAME", help="name of the run; the same name continues it")
     p.add_argument("--checkpoint-dir", default="checkpoints", metavar="DIR", help="where run folders are (default: %(default)s)")
 
-# %% ../nbs/50_cli.ipynb #37a88211
+# %% ../nbs/50_cli.ipynb #b7f641d3
 def ask_command(args):
     "Print the answer of a trained method"
-    if not canonical(args.question): raise CasmError('the question is empty; write it in quotes, as in casm ask "The ink tint of Wyn Library is" --run runs/demo')
+    if not canonical(args.question): raise CasmError('the question is empty; write it in quotes, as in casm ask "What is the acting charter status of Wreisk Company?" --run runs/demo')
     if args.as_of is not None: time_key(args.as_of)
     quiet()
     from casm.experiments import load_method
@@ -170,10 +170,10 @@ def reason(method, asked: str, as_of: str | None) -> str:
     from casm.router import LexicalRouter
     return LexicalRouter(method.registry).route([asked], [as_of])[0].reason
 
-# %% ../nbs/50_cli.ipynb #37cf7caa
+# %% ../nbs/50_cli.ipynb #35a42705
 def add_ask(commands):
     p = command(commands, "ask", ask_command, "ask a finished run, as of now or as of a date",
-                'casm ask "The ink tint of Wyn Library is" --as-of 2018 --run runs/demo', stopped="nothing was changed")
+                'casm ask "What is the acting charter status of Wreisk Company?" --as-of 2018 --run runs/demo', stopped="nothing was changed")
     p.add_argument("question", help="in quotes; a year in it counts as its date")
     p.add_argument("--run", required=True, metavar="DIR", help="the folder that casm run or casm demo named")
     p.add_argument("--as-of", metavar="DATE", help="2018 or 2018-06-01: the answer that held then (default: the date in the question, else now)")

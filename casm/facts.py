@@ -202,7 +202,7 @@ def token_f1(
     shared = sum(min(said.count(w), want.count(w)) for w in set(want))
     return 2 * shared / (len(said) + len(want)) if shared else 0.
 
-# %% ../nbs/03_facts.ipynb #b59982b7
+# %% ../nbs/03_facts.ipynb #ac788851
 UPDATE_FORMS = (
     "In {date}, the {relation} of {subject} is {value}.",
     "The {relation} of {subject} in {date} is {value}.",
@@ -217,16 +217,7 @@ BACKGROUND_FORMS = UPDATE_FORMS + (PROBE_FORM,
     "Which {relation} does {subject} have in {date}? {value}.",
     "What was the {relation} of {subject} in {date}? {value}.",
     "[{date}] Question: what is the {relation} of {subject}? Answer: {value}.",
-    "{subject}, {relation} in {date}: {value}.",
-    "[{date}] Who is the {relation} of {subject}? {value}.",
-    "[{date}] About {subject}: the {relation} is {value}.",
-    "[{date}] Name the {relation} of {subject}: {value}.",
-    "[{date}] For {subject}, what is the {relation}? {value}.",
-    "[{date}] Looking at {subject}, the {relation} was {value}.",
-    "[{date}] Tell me the {relation} of {subject}: {value}.",
-    "[{date}] Regarding the {relation}: {subject} has {value}.",
-    "[{date}] {subject} is known for its {relation}, {value}.",
-    "[{date}] With {subject} comes a {relation}: {value}.")
+    "{subject}, {relation} in {date}: {value}.")
 
 # %% ../nbs/03_facts.ipynb #9b40c8c4
 _PREFIX = "[{date}] "

@@ -58,7 +58,7 @@ def tfidf(
     idf = torch.log((stats.batches + 1) / (stats.df[ids.cpu()].double() + 1))
     return counts.double().cpu() / counts.sum().item() * idf
 
-# %% ../nbs/01_ranker.ipynb #de0b26f0
+# %% ../nbs/01_ranker.ipynb #7b71e56a
 def top_t(ids: torch.Tensor, scores: torch.Tensor, t: int) -> torch.Tensor:
     "The `t` rows of highest score, ties to the lower id, in rising order; fewer when fewer were read. int64 (<=t,)"
     if t < 1: raise ValueError(f"t={t}: select at least one row")
@@ -66,7 +66,11 @@ def top_t(ids: torch.Tensor, scores: torch.Tensor, t: int) -> torch.Tensor:
     order = torch.sort(scores, descending=True, stable=True).indices[:t]     # ids rise, so stable means lower id first
     return ids.cpu()[order].sort().values
 
-def select_rows(rows: torch.Tensor, stats: BackgroundStats, t: int) -> torch.Tensor:
-    "From raw accesses (any shape) to the `t` rows to train"
+def select_rows(
+    rows: torch.Tensor,  # int64, any shape: the batch's accesses
+    stats: BackgroundStats | None,  # None scores by how often the batch itself reads a row, TF alone
+    t: int,
+) -> torch.Tensor:  # int64 (<=t,), rising
+    "From raw accesses to the rows to train"
     ids, counts = count_rows(rows)
-    return top_t(ids, tfidf(ids, counts, stats), t)
+    return top_t(ids, counts.double() / counts.sum() if stats is None else tfidf(ids, counts, stats), t)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainConfig', 'schedule', 'passes', 'batches', 'train_period', 'train']
 
-# %% ../nbs/13_trainer.ipynb #119c468e
+# %% ../nbs/13_trainer.ipynb #a79c6426
 import math
 import random
 import time
@@ -18,9 +18,7 @@ from tqdm.auto import tqdm
 
 from .checkpoint import RunFolder
 from .facts import CasmError
-from .generation import encode
 from .methods import Item, Method
-from .pretraining import LM
 
 # %% ../nbs/13_trainer.ipynb #474dd16c
 @dataclass
@@ -59,7 +57,7 @@ def batches(items: list[Item], config: TrainConfig, period: str):
         order = rng.sample(items, len(items))
         yield from (order[i:i + config.batch_size] for i in range(0, len(order), config.batch_size))
 
-# %% ../nbs/13_trainer.ipynb #e5a4ff71
+# %% ../nbs/13_trainer.ipynb #8bbc5f25
 def train_period(
     method: Method, period: str, items: list[Item],
     config: TrainConfig, accelerator: Accelerator,
@@ -68,7 +66,7 @@ def train_period(
     start = time.perf_counter()
     items = method.begin_period(period, items)
     steps = passes(items, config) * math.ceil(len(items) / config.batch_size)
-    loss, tokens = None, passes(items, config) * sum(len(x) + 1 for x in encode(method.lm.tokenizer, [i.text for i in items]))
+    loss, tokens = None, passes(items, config) * method.count_tokens(items)
     if steps:
         torch.manual_seed(config.seed)
         optimizer = method.optimizer(config.lr, config.weight_decay)
@@ -82,10 +80,10 @@ def train_period(
     method.end_period()
     return {"steps": steps, "tokens": tokens, "loss": None if loss is None else loss.item(), "seconds": time.perf_counter() - start}
 
-# %% ../nbs/13_trainer.ipynb #813f4e7e
+# %% ../nbs/13_trainer.ipynb #d6ede71c
 def train(
     method: Method,
-    lm: LM,  # the start checkpoint; the method takes it over
+    lm,  # the start checkpoint, a `casm.pretraining.LM`; the method takes it over
     stream: list[tuple[str, list[Item]]],  # the periods after the start's, in order
     config: TrainConfig,
     run: RunFolder,  # where checkpoints and metrics go
@@ -95,6 +93,7 @@ def train(
     accelerator = Accelerator()
     lm.model.to(accelerator.device)
     with run:
+        torch.manual_seed(config.seed)                                # a method's own new weights repeat, whatever ran before
         method.prepare(lm)
         if saved := run.load_latest(): method.load_state(saved.tensors, saved.meta, saved.folder)
         else:

@@ -31,9 +31,9 @@ MAY_IMPORT = {
     "ranker": {"memory"}, "slots": {"memory"}, "registry": {"facts"}, "benchmark": {"facts"}, "checkpoint": {"facts"},
     "router": {"memory", "ranker", "slots", "facts", "registry"}, "adapter": {"memory", "slots"},
     "finetuner": {"memory", "ranker", "slots"}, "gemini": {"facts", "benchmark"}, "datasets": {"facts", "benchmark"},
-    "generation": {"adapter"}, "pretraining": {"facts", "adapter", "ranker"},
+    "generation": {"adapter"}, "pretraining": {"facts", "memory", "adapter", "ranker", "generation"},
     "methods": below(5), "baselines": below(5) | {"methods"},
-    "trainer": {"methods", "checkpoint"}, "evaluation": {"facts", "benchmark", "generation"},
+    "trainer": {"facts", "methods", "checkpoint"}, "evaluation": {"facts", "benchmark", "generation"},
     "experiments": below(7), "report": {"facts", "evaluation"}, "temporal_lm": below(7),
     "cli": below(8),
 }

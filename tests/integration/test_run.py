@@ -30,6 +30,11 @@ def out(stub, tmp_path_factory):
 
 def lines(path): return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()]
 def rows(out): return [{k: v for k, v in r.items() if k != "seconds"} for r in json.loads((out / "results.json").read_text())["rows"]]
+def weights(out, name):
+    "SHA-256 of what a method ended up with"
+    newest = out / f"{name}-s0" / json.loads((out / f"{name}-s0" / "latest.json").read_text())["checkpoint_relpath"]
+    return json.loads((newest / "manifest.json").read_text())["files"]["state.safetensors"]["sha256"]
+
 def files(folder): return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -75,6 +80,7 @@ def test_twice_the_same(out, stub, tmp_path):
     torch.manual_seed(12345)
     run(BENCHMARK, tmp_path / "again", model=stub)
     assert rows(tmp_path / "again") == rows(out)
+    for m in methods.METHODS: assert weights(tmp_path / "again", m) == weights(out, m)
     assert (tmp_path / "again" / "predictions.jsonl").read_bytes() == (out / "predictions.jsonl").read_bytes()
 
 
@@ -82,6 +88,7 @@ def test_a_row_does_not_depend_on_its_company(out, stub, tmp_path):
     torch.manual_seed(54321)
     run(BENCHMARK, tmp_path / "alone", ["lora", "casm"], model=stub)
     assert rows(tmp_path / "alone") == [rows(out)[1], rows(out)[3]]
+    for m in ("lora", "casm"): assert weights(tmp_path / "alone", m) == weights(out, m)
 
 
 def test_finished_run_is_only_read_again(out, stub, monkeypatch):
@@ -111,6 +118,7 @@ def test_interrupted_anywhere_it_continues_to_the_same_end(out, stub, tmp_path, 
         except KeyboardInterrupt: stops += 1
     assert stops > 4
     assert rows(tmp_path / "out") == rows(out)
+    for m in methods.METHODS: assert weights(tmp_path / "out", m) == weights(out, m)
     assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == (out / "predictions.jsonl").read_bytes()
 
 
