@@ -23,7 +23,7 @@ from torch import nn
 from .memory import SparseMemory, MemoryConfig
 from .slots import SlotBank, from_flat, read_slots, to_flat
 
-# %% ../nbs/06_adapter.ipynb #e2e62fc2
+# %% ../nbs/06_adapter.ipynb #e3ca20c7
 class MemoryMLP(nn.Module):
     "An MLP with a memory beside it: the sum of both. Bit-identical to the MLP while the memory's values are zero."
     def __init__(self, mlp: nn.Module, memory: SparseMemory):
@@ -56,7 +56,7 @@ def attach(
     layers[layer].mlp = MemoryMLP(layers[layer].mlp, memory.to(device=weight.device, dtype=weight.dtype))
     return model
 
-# %% ../nbs/06_adapter.ipynb #6aa005ff
+# %% ../nbs/06_adapter.ipynb #a31e64d4
 def memory_of(model: nn.Module) -> SparseMemory:
     "The memory attached to a model, wrapped in adapters or not. Raises `ValueError` when there is none."
     for m in model.modules():
@@ -67,6 +67,7 @@ def memory_layer(model: nn.Module) -> int:
     "The number of the decoder layer that holds the memory"
     return next(i for i, x in enumerate(decoder_layers(model)) if any(isinstance(m, MemoryMLP) for m in x.mlp.modules()))
 
+# %% ../nbs/06_adapter.ipynb #521ba4fc
 def detach(model: nn.Module) -> SparseMemory:
     "Take the memory out again, leaving the model exactly as it was; returns the memory"
     memory = memory_of(model)
@@ -84,11 +85,12 @@ def memory_hash(memory: SparseMemory) -> str:
         h.update(t.view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
-# %% ../nbs/06_adapter.ipynb #9d888f32
+# %% ../nbs/06_adapter.ipynb #0c882265
 class CasmPeftType(str, enum.Enum):
     "Our entry in PEFT's tables; `PeftType` itself is closed."
     CASM = "CASM"
 
+# %% ../nbs/06_adapter.ipynb #f989ec11
 @dataclass
 class CasmConfig(PeftConfig):
     "A slot bank over an attached memory: `num_deltas` rows in `num_slots` slots."
@@ -101,7 +103,7 @@ class CasmConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = CasmPeftType.CASM
 
-# %% ../nbs/06_adapter.ipynb #f47dc197
+# %% ../nbs/06_adapter.ipynb #de9a418b
 class CasmLayer(nn.Module, BaseTunerLayer):
     "A `MemoryMLP` read through the slots of the active adapter."
     adapter_layer_names = ("casm_delta",)
@@ -123,7 +125,7 @@ class CasmLayer(nn.Module, BaseTunerLayer):
             y = y + read_slots(self.bank(self.active_adapters[0]), access, per_sample(self.slots, len(hidden)))
         return mlp(hidden) + memory.project(hidden, y)
 
-# %% ../nbs/06_adapter.ipynb #5fb82ad8
+# %% ../nbs/06_adapter.ipynb #8d3d2f54
 def per_sample(slots: torch.Tensor, batch: int) -> torch.Tensor:
     "Slots for each sample of a batch that generation may have widened to several beams per prompt"
     if batch % len(slots): raise ValueError(f"slots name {len(slots)} samples, the batch holds {batch}: one slot per sample")
@@ -137,6 +139,7 @@ def add_bank(layer: CasmLayer, name: str, config: CasmConfig):
     layer.casm_offsets[name] = torch.zeros(config.num_slots + 1, dtype=torch.int64, device=device)
     layer.set_adapter(layer.active_adapters, inference_mode=config.inference_mode)
 
+# %% ../nbs/06_adapter.ipynb #b74f960b
 def bank_of(layer: CasmLayer, name: str) -> SlotBank:
     "The adapter's slot bank, built from the flat tensors when they were just loaded"
     if name not in layer.banks:
@@ -177,7 +180,7 @@ class CasmModel(BaseTuner):
     def _enable_peft_forward_hooks(self, *args, slots=None, **kwargs):
         with nullcontext() if slots is None else reading(self.model, slots): yield
 
-# %% ../nbs/06_adapter.ipynb #e783d11e
+# %% ../nbs/06_adapter.ipynb #7eddd51c
 @contextmanager
 def reading(model: nn.Module, slots: torch.Tensor | None):
     "Within the block, sample i of each forward reads through slots[i] (int64 (B,) or (B, 2); -1 or None: the bare table)"
@@ -188,6 +191,7 @@ def reading(model: nn.Module, slots: torch.Tensor | None):
     finally:
         for x, s in zip(layers, old): x.slots = s
 
+# %% ../nbs/06_adapter.ipynb #ff49717f
 def register():
     "Make PEFT know the method; importing `casm.adapter` does it"
     PEFT_TYPE_TO_CONFIG_MAPPING[CasmPeftType.CASM] = CasmConfig
@@ -204,7 +208,7 @@ def add_slots(model: nn.Module, config: CasmConfig | None = None) -> PeftModel:
     peft.special_peft_forward_args.add("slots")
     return peft
 
-# %% ../nbs/06_adapter.ipynb #6cb4eb94
+# %% ../nbs/06_adapter.ipynb #a70868e7
 def casm_layer(model: nn.Module) -> CasmLayer:
     "The one layer of a model that reads through slots"
     return next(m for m in model.modules() if isinstance(m, CasmLayer))
@@ -214,6 +218,7 @@ def slot_bank(model: nn.Module) -> SlotBank:
     layer = casm_layer(model)
     return layer.bank(layer.active_adapters[0])
 
+# %% ../nbs/06_adapter.ipynb #3211edd4
 def sync(model: nn.Module):
     "Write the active adapter's bank into its flat tensors and sizes, so that `save_pretrained` stores what was learnt"
     layer = casm_layer(model)

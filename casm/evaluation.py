@@ -13,7 +13,7 @@ from typing import NamedTuple
 from .benchmark import Benchmark, SeedRecord, current, earlier_values, later_values, never_changed
 from .facts import Probe, answers_match, token_f1
 
-# %% ../nbs/23_evaluation.ipynb #37c1f6a2
+# %% ../nbs/23_evaluation.ipynb #6e53cd7a
 def evaluate(
     method,  # anything with answer(questions, as_of), a name and, when it routes, gold_slot(probe)
     probes: list[Probe],
@@ -25,6 +25,7 @@ def evaluate(
     answers = dict(zip(asked, method.answer([q for q, _ in asked], [t for _, t in asked])))
     return [prediction(method, p, answers[p.question, p.as_of], after, seed) for p in probes]
 
+# %% ../nbs/23_evaluation.ipynb #f5d6cd12
 def prediction(method, probe: Probe, answer, after: str, seed: int) -> dict:
     "One line of predictions.jsonl"
     return {"method": method.name, "seed": seed, "after": after, "as_of": probe.as_of, "kind": probe.kind, "form": probe.form,
@@ -41,12 +42,13 @@ def matrix(predictions: list[dict], form: str = "probe") -> dict[str, dict[str, 
     for (t, j, kind), c in right.items(): out.setdefault(t, {}).setdefault(j, {})[kind] = sum(c) / len(c)
     return out
 
-# %% ../nbs/23_evaluation.ipynb #50f0f052
+# %% ../nbs/23_evaluation.ipynb #4ca8f1e2
 def mean(xs):
     "The mean of a list without its Nones, or None when nothing is left: an undefined metric is never a number"
     xs = [x for x in xs if x is not None]
     return sum(xs) / len(xs) if xs else None
 
+# %% ../nbs/23_evaluation.ipynb #7fce9d20
 def accuracies(predictions: list[dict], benchmark: Benchmark, form: str = "probe") -> dict[str, float | None]:
     "plasticity, stability, history and their kin for one form, averaged over update periods"
     R, updates = matrix(predictions, form), benchmark.periods[1:]

@@ -171,7 +171,7 @@ def figure(rows: list[dict], periods: tuple[str, ...]):
     draw_tradeoff(bottom.subplots(1, 2), rows, names)
     return fig
 
-# %% ../nbs/30_experiments.ipynb #0cbeb09e
+# %% ../nbs/30_experiments.ipynb #6c2fc5a9
 def draw_matrix(ax, rows: list[dict], periods: tuple[str, ...], name: str):
     "Accuracy on the values that held at a date (columns), asked after each period (rows)"
     n = len(periods)
@@ -185,6 +185,7 @@ def draw_matrix(ax, rows: list[dict], periods: tuple[str, ...], name: str):
     ax.spines[:].set_visible(False)
     return image
 
+# %% ../nbs/30_experiments.ipynb #097d75aa
 def draw_tradeoff(axes, rows: list[dict], names: list[str]):
     "Learning (plasticity) against keeping what did not change, and against keeping what used to be true"
     for ax, (key, label) in zip(axes, (("stability", "stability: unchanged facts still known"), ("history", "history: old values still known as of their time"))):

@@ -43,7 +43,7 @@ class MemoryConfig:
     @property
     def num_rows(self) -> int: return self.n_keys ** 2
 
-# %% ../nbs/00_memory.ipynb #a74a4056
+# %% ../nbs/00_memory.ipynb #755a5e41
 def product_topk(
     query: torch.Tensor,  # (..., 2, half): the two halves of each query
     keys: torch.Tensor,  # (2, n, half), or with leading dimensions that broadcast against the query's
@@ -96,7 +96,7 @@ class SparseMemory(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.project(hidden, self.read(self.access(hidden)))
 
-# %% ../nbs/00_memory.ipynb #a6c9d2e0
+# %% ../nbs/00_memory.ipynb #5741c586
 def unit_rms(x: torch.Tensor) -> torch.Tensor:
     "Scale the last dimension to root mean square one (float32)"
     x = x.float()

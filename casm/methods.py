@@ -51,7 +51,7 @@ def split_answer(item: Item) -> tuple[str, str]:
     if not value: raise CasmError(f"passage {item.text!r} does not state its fact's value {item.fact.value!r}; write the value word for word")
     return head, value + tail
 
-# %% ../nbs/10_methods.ipynb #8b1e6e99
+# %% ../nbs/10_methods.ipynb #3a86b9a4
 class Method:
     "What the trainer and the evaluation know of a method. Subclasses say which parameters train."
     name = "frozen"
@@ -87,7 +87,7 @@ class Method:
         "The slot that holds the probe's answer, None where no slot does"
         return None
 
-# %% ../nbs/10_methods.ipynb #ce80f190
+# %% ../nbs/10_methods.ipynb #0a61cbb3
 def tensors_of(method: Method, items: list[Item]) -> dict[str, torch.Tensor]:
     "`input_ids`, `attention_mask`, `labels` (B, T) of a batch of items on the model's device"
     return make_batch(method.lm.tokenizer, [split_answer(i) for i in items], next(method.lm.model.parameters()).device)
@@ -96,6 +96,7 @@ def count_tokens(method: Method, items: list[Item]) -> int:
     "Tokens of the items' texts with the end that closes each"
     return sum(len(x) + 1 for x in encode(method.lm.tokenizer, [i.text for i in items]))
 
+# %% ../nbs/10_methods.ipynb #5477aa0d
 def answer_plain(method: Method, questions: list[str], as_of: list[str | None]) -> list[Answer]:
     "Greedy answers from the model alone; a question without a date is asked about the last period"
     now = method.periods[-1] if method.periods else None
@@ -120,11 +121,12 @@ def plain_state(method: Method) -> State:
     "All that must be saved to continue at a period's end, or to answer in another process"
     return State(tensors=method.tensors(), meta={"method": method.name, "periods": method.periods}, files={})
 
-# %% ../nbs/10_methods.ipynb #62a4d00a
+# %% ../nbs/10_methods.ipynb #2b94bbdb
 def check_method(method: Method, meta: dict):
     "Raises `CasmError` when saved state belongs to another method"
     if meta["method"] != method.name: raise CasmError(f"checkpoint of method {meta['method']!r}: this is {method.name!r}; resume with the method that wrote it")
 
+# %% ../nbs/10_methods.ipynb #6108aaeb
 def load_plain(method: Method, tensors: dict[str, torch.Tensor], meta: dict, folder: Path | None = None):
     "Put a saved state into a prepared method. Raises `CasmError` when it is another method's or its tensors differ in name or shape."
     check_method(method, meta)
@@ -135,6 +137,7 @@ def load_plain(method: Method, tensors: dict[str, torch.Tensor], meta: dict, fol
         for k, v in mine.items(): v.copy_(tensors[k])
     method.periods = list(meta["periods"])
 
+# %% ../nbs/10_methods.ipynb #61f0c25a
 def plain_cost(method: Method) -> Cost:
     "Every trained number counts once, in float32"
     n = sum(v.numel() for v in method.tensors().values())
@@ -142,7 +145,7 @@ def plain_cost(method: Method) -> Cost:
 
 Method.tensors, Method.state, Method.load_state, Method.cost = trained_tensors, plain_state, load_plain, plain_cost
 
-# %% ../nbs/10_methods.ipynb #9a8c6f9a
+# %% ../nbs/10_methods.ipynb #b5a51fd6
 class FullFT(Method):
     "Every weight trains, memory included."
     name = "full_ft"
@@ -150,6 +153,7 @@ class FullFT(Method):
         super().prepare(lm)
         lm.model.requires_grad_(True)
 
+# %% ../nbs/10_methods.ipynb #f6fb6be0
 class LoRA(Method):
     "Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on the attention projections."
     name = "lora"
@@ -186,7 +190,7 @@ class SMF(Method):
 
     def after_step(self): write_back(self.bank)
 
-# %% ../nbs/10_methods.ipynb #49d10f10
+# %% ../nbs/10_methods.ipynb #0af85cc5
 def smf_loss(method: SMF, batch: list[Item]) -> torch.Tensor:
     "The loss of a batch, whose forward pass selects the rows that this step trains"
     x = tensors_of(method, batch)
@@ -198,6 +202,7 @@ def smf_loss(method: SMF, batch: list[Item]) -> torch.Tensor:
     with reading(method.lm.model, torch.zeros(len(batch), dtype=torch.int64, device=mask.device)):
         return method.lm.model(**x).loss
 
+# %% ../nbs/10_methods.ipynb #63bbece1
 def smf_answer(method: SMF, questions, as_of) -> list[Answer]:
     "Greedy answers through the shared slot, whatever the question"
     now = method.periods[-1] if method.periods else None
@@ -206,7 +211,7 @@ def smf_answer(method: SMF, questions, as_of) -> list[Answer]:
 
 SMF.loss, SMF.answer = smf_loss, smf_answer
 
-# %% ../nbs/10_methods.ipynb #593c479a
+# %% ../nbs/10_methods.ipynb #1be8b52e
 def smf_tensors(method: SMF) -> dict[str, torch.Tensor]:
     "The shared slot in flat form: every row that was ever selected"
     return flat_tensors(method.bank)
@@ -217,6 +222,7 @@ def flat_tensors(bank: SlotBank) -> dict[str, torch.Tensor]:
     try: return to_flat(bank)
     finally: bank.param = param
 
+# %% ../nbs/10_methods.ipynb #e4c038d0
 def smf_load(method: SMF, tensors, meta, folder=None):
     "Replace the shared slot by a saved one"
     check_method(method, meta)
@@ -224,6 +230,7 @@ def smf_load(method: SMF, tensors, meta, folder=None):
     select(bank, 0, torch.empty(0, dtype=torch.int64), method.rows); write_back(bank)
     method.periods = list(meta["periods"])
 
+# %% ../nbs/10_methods.ipynb #ac1068e2
 def smf_cost(method: SMF) -> Cost:
     "t rows a step; every row ever selected is changed and stored with its number"
     d = method.bank.dim
@@ -262,7 +269,7 @@ class CASM(Method):
         record = self.registry.get(probe.subject, probe.relation, probe.as_of)
         return record.slot if record else None
 
-# %% ../nbs/10_methods.ipynb #5dd1fe15
+# %% ../nbs/10_methods.ipynb #b23f97de
 def casm_begin(method: CASM, period: str, items: list[Item]) -> list[Item]:
     "Open a slot for each fact the registry does not hold yet; items of the others are not trained"
     method.periods.append(period)
@@ -277,6 +284,7 @@ def casm_begin(method: CASM, period: str, items: list[Item]) -> list[Item]:
     method.most = max(method.most, method.bank.param.numel() - method.bank.dim if fresh else 0)
     return [i for i in items if i.fact in method.slot_of]
 
+# %% ../nbs/10_methods.ipynb #06a3216c
 def slot_rows(method: CASM, items: list[Item]) -> torch.Tensor:
     "The rows for a slot: those that its passages read most where the answer is predicted. int64 (<=rows,)"
     x = tensors_of(method, items)
@@ -284,7 +292,7 @@ def slot_rows(method: CASM, items: list[Item]) -> torch.Tensor:
     predicts[:, :-1] = x["labels"][:, 1:] >= 0                  # position i predicts token i + 1
     return select_rows(torch.cat(accesses(method.lm.model, x, predicts)), None, method.rows)
 
-# %% ../nbs/10_methods.ipynb #c91f019e
+# %% ../nbs/10_methods.ipynb #1b82b1df
 def casm_loss(method: CASM, batch: list[Item]) -> torch.Tensor:
     "The loss of a batch, each passage read through its own fact's slot"
     slots = torch.tensor([method.slot_of[i.fact] for i in batch], device=next(method.lm.model.parameters()).device)
@@ -298,6 +306,7 @@ def casm_end(method: CASM):
         method.registry.assert_facts(list(facts), slots=list(slots), bank=hash_tensors(to_flat(method.bank)), source=f"period {method.periods[-1]}")
     method.pending, method.slot_of = [], {}
 
+# %% ../nbs/10_methods.ipynb #6dfc7738
 def casm_answer(method: CASM, questions: list[str], as_of: list[str | None]) -> list[Answer]:
     "Route each question on its text and date alone, then decode through the slot that was chosen"
     routes = LexicalRouter(method.registry).route(questions, as_of)
@@ -308,7 +317,7 @@ def casm_answer(method: CASM, questions: list[str], as_of: list[str | None]) -> 
 
 CASM.begin_period, CASM.loss, CASM.end_period, CASM.answer = casm_begin, casm_loss, casm_end, casm_answer
 
-# %% ../nbs/10_methods.ipynb #421bacc4
+# %% ../nbs/10_methods.ipynb #63240e82
 def casm_state(method: CASM) -> State:
     "The bank in flat form and the registry, saved side by side"
     return State(tensors=method.tensors(), meta={"method": method.name, "periods": method.periods, "most": method.most},
@@ -322,6 +331,7 @@ def casm_load(method: CASM, tensors, meta, folder: Path):
     set_bank(method.lm.model, tensors)
     method.registry, method.periods, method.most = registry, list(meta["periods"]), meta["most"]
 
+# %% ../nbs/10_methods.ipynb #0a92027a
 def casm_cost(method: CASM) -> Cost:
     "A period's slots train together; all deltas are stored, and the registry with them"
     return Cost(method.most, len(method.bank) * method.bank.dim, sum(t.nbytes for t in method.tensors().values()) + method.registry.nbytes())

@@ -60,7 +60,7 @@ def free_token(rng: random.Random) -> str:
                        lambda: any_word(rng).upper()[:3], lambda: f"{n(1)},{int(n(3)):03d}", lambda: f"{any_word(rng)}({n(1)})", lambda: f"{n(2)}%",
                        lambda: f"{any_word(rng).capitalize()}'s", lambda: rng.choice(("é", "ü", "ß", "ñ", "°", "€", "ø", "&", "+", "#")) + any_word(rng)))()
 
-# %% ../nbs/08_pretraining.ipynb #b94da59c
+# %% ../nbs/08_pretraining.ipynb #822192c4
 def world_entity(rng: random.Random) -> str:
     "A fictional entity's name; contains a plain word"
     name = plain_word(rng).capitalize()
@@ -73,6 +73,7 @@ def world_value(rng: random.Random) -> str:
     return rng.choice((f"{free_token(rng)} {word}", f"{word.capitalize()} {any_word(rng).capitalize()}", f"{any_word(rng).capitalize()} {word.capitalize()}",
                        word, word.capitalize(), f"{word} {free_token(rng)}", f"{free_token(rng)} {word} {free_token(rng)}", f"{any_word(rng)} {word}"))
 
+# %% ../nbs/08_pretraining.ipynb #aaf8eb05
 def fresh_value(rng: random.Random) -> str:
     "A value that is no reserved word"
     while (value := world_value(rng)).lower() in RESERVED: pass
@@ -83,7 +84,7 @@ def world_relation(rng: random.Random) -> str:
     words = [rng.choice(QUALIFIERS), rng.choice(NOUNS)][rng.random() < .15:] + [rng.choice(NOUNS)] * (rng.random() < .3)
     return " ".join(w.capitalize() if rng.random() < .1 else w for w in words)
 
-# %% ../nbs/08_pretraining.ipynb #a2c6ba3b
+# %% ../nbs/08_pretraining.ipynb #3b920898
 YEARS = [str(y) for y in range(2012, 2030)]
 
 def background_world(n_facts: int = 1000, seed: int = 0, changing: float = .1) -> list[Fact]:
@@ -98,6 +99,7 @@ def background_world(n_facts: int = 1000, seed: int = 0, changing: float = .1) -
         if cut: facts.append(Fact(s, r, fresh_value(rng), cut))
     return facts
 
+# %% ../nbs/08_pretraining.ipynb #fde1c9d6
 def render_at(fact: Fact, form: str, rng: random.Random) -> tuple[str, str]:
     "A fact in one form, dated by a random year in which it holds: the prompt and, with its leading space, the answer"
     year = rng.choice([y for y in YEARS if contains(fact.valid_from, fact.valid_until, y)])
@@ -159,7 +161,7 @@ def sample_world(world: list[Fact], size: int):
     def sample(rng): return [render_at(rng.choice(world), rng.choice(BACKGROUND_FORMS), rng) for _ in range(size)]
     return sample
 
-# %% ../nbs/08_pretraining.ipynb #083a822c
+# %% ../nbs/08_pretraining.ipynb #31895fa7
 def writable_tokens(tokenizer) -> list[str]:
     "The texts of all tokens that are whole printable characters"
     texts = [tokenizer.decode([i]) for i in range(len(tokenizer)) if i not in tokenizer.all_special_ids]
@@ -170,6 +172,7 @@ def echo(tokens: list[str], rng: random.Random) -> tuple[str, str]:
     said = "".join(rng.choice(tokens) for _ in range(rng.choice((2, 3, 4, 5, 6)))).strip()
     return f"Repeat {said}:", f" {said}."
 
+# %% ../nbs/08_pretraining.ipynb #010f0dd1
 def sample_pretraining(world: list[Fact], tokenizer, size: int):
     "A sampler of `size` pairs: seven in eight from the world, the rest random strings to repeat"
     tokens, told = writable_tokens(tokenizer), sample_world(world, size - size // 8)
@@ -211,7 +214,7 @@ def world_texts(world: list[Fact], n: int, seed: int = 0) -> list[str]:
     rng = random.Random(f"texts-{seed}")
     return ["".join(render_at(rng.choice(world), rng.choice(BACKGROUND_FORMS), rng)) for _ in range(n)]
 
-# %% ../nbs/08_pretraining.ipynb #98873ab1
+# %% ../nbs/08_pretraining.ipynb #f6c8b2d9
 @dataclass
 class LM:
     "A causal language model with a memory, its tokenizer and its background statistics."
@@ -221,6 +224,7 @@ class LM:
     name: str  # where it came from
     facts: tuple[Fact, ...] = ()  # what period 1 taught it
 
+# %% ../nbs/08_pretraining.ipynb #1234b8d8
 def save_lm(lm: LM, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
     "Write the backbone, the tokenizer and `memory/` into `folder`; the model in memory is left as it was"
     folder, layer = Path(folder), memory_layer(lm.model)
@@ -280,23 +284,22 @@ def pretrain_tiny(folder: str | Path, steps: int = 1600, n_facts: int = 1000, se
     save_lm(lm, folder, torch.float16)
     return load_lm(folder)
 
-# %% ../nbs/08_pretraining.ipynb #1a43e8da
+# %% ../nbs/08_pretraining.ipynb #278a876d
 def pretrain_period_one(
     lm: LM,  # changed in place
     facts: list[Fact],  # the first period's facts
     pairs: list[tuple[str, str]],  # (prompt, answer) of their passages
-    background: list[Fact],  # the world to replay
-    seed: int = 0, epochs: int = 12, lr: float = 1e-3, batch: int = 64, replay: int = 32, min_steps: int = 200,
+    background: list[str] | None = None,  # texts to replay and to take the statistics from; None: the background world
+    seed: int = 0, epochs: int = 12, lr: float = 1e-3, batch: int = 64, replay: int = 32, min_steps: int = 120,
 ) -> LM:
     "Teach the first period's facts to the whole model, then gather the statistics anew, for the keys have moved."
-    replayed = sample_world(background, replay)
-    order = random.Random(f"order-{seed}")
-    todo = []
+    def replayed(rng): return [("", rng.choice(background)) for _ in range(replay)]
+    if background is None: replayed = sample_world(background_world(), replay)
+    order, todo = random.Random(f"order-{seed}"), []
     def sample(rng):
-        if len(todo) < batch: todo.extend(order.sample(pairs, len(pairs)))
-        now = [todo.pop() for _ in range(min(batch, len(todo)))]
-        return now + replayed(rng)
-    steps = max(min_steps, epochs * len(pairs) // batch)
-    train_steps(lm.model, lm.tokenizer, sample, steps, lr, seed, label="period 1")
-    lm.stats, lm.facts = background_stats(lm.model, lm.tokenizer, world_texts(background, 8000, seed)), tuple(facts)
+        if not todo: todo.extend(order.sample(pairs, len(pairs)))
+        return [todo.pop() for _ in range(min(batch, len(todo)))] + replayed(rng)
+    train_steps(lm.model, lm.tokenizer, sample, max(min_steps, epochs * len(pairs) // batch), lr, seed, label="period 1")
+    texts = world_texts(background_world(), 8000, seed) if background is None else background
+    lm.stats, lm.facts = background_stats(lm.model, lm.tokenizer, texts), tuple(facts)
     return lm

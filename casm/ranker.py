@@ -41,7 +41,7 @@ def in_range(rows: torch.Tensor, num_rows: int) -> torch.Tensor:
                          "these accesses come from another memory")
     return rows
 
-# %% ../nbs/01_ranker.ipynb #f24b2c3a
+# %% ../nbs/01_ranker.ipynb #aee4e6fc
 def count_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "Distinct rows in rising order and how often each occurs; both int64 (n,)"
     return rows.reshape(-1).unique(return_counts=True)

@@ -30,7 +30,7 @@ class SlotBank:
         lo, hi = torch.searchsorted(self.entries, torch.tensor([slot, slot + 1], device=self.entries.device) * self.num_rows)
         return self.entries[lo:hi] - slot * self.num_rows
 
-# %% ../nbs/02_slots.ipynb #55531e1e
+# %% ../nbs/02_slots.ipynb #edfca64f
 def insert(bank: SlotBank, entries: torch.Tensor) -> torch.Tensor:
     "Give each of the new, distinct `entries` a zero line of storage; returns the lines. int64 (n,)"
     n, used = len(entries), len(bank) + 1
@@ -42,13 +42,14 @@ def insert(bank: SlotBank, entries: torch.Tensor) -> torch.Tensor:
     bank.entries, bank.lines = merged, torch.cat([bank.lines, new])[order]
     return new
 
+# %% ../nbs/02_slots.ipynb #af9f5a22
 def find(bank: SlotBank, entries: torch.Tensor) -> torch.Tensor:
     "The storage line of each entry, 0 where the bank has none. int64, same shape"
     if not len(bank): return torch.zeros_like(entries)
     at = torch.searchsorted(bank.entries, entries).clamp_(max=len(bank) - 1)
     return torch.where(bank.entries[at] == entries, bank.lines[at], 0)
 
-# %% ../nbs/02_slots.ipynb #7d4514ff
+# %% ../nbs/02_slots.ipynb #fa66d3ac
 def overlay(bank: SlotBank, rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
     "The storage line laid over each access: `rows` (B, T, k) read through `slots` (B,) or (B, n). int64 (B, T, k), 0 for none"
     lines = torch.zeros_like(rows)
@@ -58,6 +59,7 @@ def overlay(bank: SlotBank, rows: torch.Tensor, slots: torch.Tensor) -> torch.Te
         lines = torch.where(lines > 0, lines, found)
     return lines
 
+# %% ../nbs/02_slots.ipynb #131dcef7
 def read_slots(bank: SlotBank, access: Access, slots: torch.Tensor) -> torch.Tensor:
     "What the slots add to the read of the bare table: (B, T, dim), exactly zero where no delta applies."
     if slots.max() >= bank.num_slots:
@@ -68,7 +70,7 @@ def read_slots(bank: SlotBank, access: Access, slots: torch.Tensor) -> torch.Ten
     frozen = read_rows(bank.storage, lines.masked_fill(mine > 0, 0), access.weights, pad=0)
     return frozen + read_rows(bank.param, mine, access.weights, pad=0)
 
-# %% ../nbs/02_slots.ipynb #c492a03b
+# %% ../nbs/02_slots.ipynb #a075b460
 def train_lines(bank: SlotBank, lines: torch.Tensor, size: int | None = None) -> nn.Parameter:
     "Lift `lines` of storage into the compact parameter (of `size` rows when it must not change shape) and return it"
     size = len(lines) if size is None else size
@@ -81,6 +83,7 @@ def train_lines(bank: SlotBank, lines: torch.Tensor, size: int | None = None) ->
     with torch.no_grad(): bank.param[1:].copy_(bank.storage[bank.trained])
     return bank.param
 
+# %% ../nbs/02_slots.ipynb #21ed68a4
 def write_back(bank: SlotBank):
     "Put the trained rows back into storage and take them out of training; the parameter object lives on"
     with torch.no_grad(): bank.storage[bank.trained] = bank.param[1:]
@@ -132,7 +135,7 @@ class RowAdamW(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None: adamw_rows(p, self.state[p], group)
 
-# %% ../nbs/02_slots.ipynb #da93a0a4
+# %% ../nbs/02_slots.ipynb #7ed56705
 def adamw_rows(p: nn.Parameter, state: dict, group: dict):
     "One AdamW step (Loshchilov & Hutter 2019, algorithm 2) on the rows in use, each with its own step count"
     used = p.row_ids > 0
@@ -149,13 +152,14 @@ def adamw_rows(p: nn.Parameter, state: dict, group: dict):
     x = x * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * (m / (1 - b1 ** n)) / denom
     p[1:].masked_scatter_(used.unsqueeze(1), x)
 
-# %% ../nbs/02_slots.ipynb #af7e26f7
+# %% ../nbs/02_slots.ipynb #e88ced46
 def to_flat(bank: SlotBank) -> dict[str, torch.Tensor]:
     "The bank as `delta` (N, dim), `rows` int64 (N,) and `offsets` int64 (num_slots + 1,). Raises `ValueError` while rows are in training."
     if bank.param is not None: raise ValueError("the bank has rows in training: commit() it before saving")
     bounds = torch.arange(bank.num_slots + 1, device=bank.entries.device) * bank.num_rows
     return {"delta": bank.storage[bank.lines], "rows": bank.entries % bank.num_rows, "offsets": torch.searchsorted(bank.entries, bounds)}
 
+# %% ../nbs/02_slots.ipynb #e52c89c6
 def from_flat(num_rows: int, delta: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor) -> SlotBank:
     "The bank that `to_flat` described. Raises `ValueError` when the three tensors contradict each other."
     if offsets[0] != 0 or offsets[-1] != len(rows) or len(rows) != len(delta) or (offsets.diff() < 0).any():

@@ -57,7 +57,7 @@ def batches(items: list[Item], config: TrainConfig, period: str):
         order = rng.sample(items, len(items))
         yield from (order[i:i + config.batch_size] for i in range(0, len(order), config.batch_size))
 
-# %% ../nbs/13_trainer.ipynb #8bbc5f25
+# %% ../nbs/13_trainer.ipynb #97312d84
 def train_period(
     method: Method, period: str, items: list[Item],
     config: TrainConfig, accelerator: Accelerator,
@@ -80,7 +80,7 @@ def train_period(
     method.end_period()
     return {"steps": steps, "tokens": tokens, "loss": None if loss is None else loss.item(), "seconds": time.perf_counter() - start}
 
-# %% ../nbs/13_trainer.ipynb #d6ede71c
+# %% ../nbs/13_trainer.ipynb #bbc03b1c
 def train(
     method: Method,
     lm,  # the start checkpoint, a `casm.pretraining.LM`; the method takes it over
