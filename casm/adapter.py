@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MemoryMLP', 'decoder_layers', 'attach', 'memory_of', 'memory_layer', 'detach', 'memory_hash', 'CasmPeftType',
            'CasmConfig', 'CasmLayer', 'per_sample', 'add_bank', 'bank_of', 'CasmModel', 'reading', 'register',
-           'add_slots', 'casm_layer', 'slot_bank', 'sync']
+           'add_slots', 'casm_layer', 'slot_bank', 'sync', 'pad_id', 'encode']
 
 # %% ../nbs/06_adapter.ipynb #34033d0e
 import enum
@@ -228,3 +228,14 @@ def sync(model: nn.Module):
     layer.casm_rows[name], layer.casm_offsets[name] = flat["rows"], flat["offsets"]
     config = model.peft_config[name]
     config.num_deltas, config.num_slots = len(bank), bank.num_slots
+
+# %% ../nbs/06_adapter.ipynb #7c09689d
+def pad_id(tokenizer) -> int: return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+def encode(tokenizer, texts: list[str]) -> list[list[int]]:
+    "Token ids of texts as the model is trained on them; raises `ValueError` when one is empty"
+    ids = tokenizer(list(texts))["input_ids"] if texts else []
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    ids = [x[:-1] if len(x) > 1 and x[-1] == eos else x for x in ids]            # a tokenizer that closes every text
+    if any(len(x) == 0 or x == [bos] for x in ids): raise ValueError("prompts: one is empty; every prompt needs some text")
+    return ids

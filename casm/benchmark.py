@@ -105,20 +105,20 @@ def check_periods(periods: tuple[str, ...]):
     for a, b in zip(periods, periods[1:]):
         if time_key(a) >= time_key(b): raise CasmError(f"period {b!r} follows {a!r}; give different periods in time order")
 
-# %% ../nbs/20_benchmark.ipynb #b596cfd7
+# %% ../nbs/20_benchmark.ipynb #5c3df112
 def check_record(record: SeedRecord, i: int, periods: tuple[str, ...]):
     "Non-empty text everywhere and exactly the columns of `periods`, or a `CasmError` that names record `i`."
     for name in ("entity", "relation"):
         if not _is_text(text := getattr(record, name)):
-            raise CasmError(f"record {i}: {name} is {reprlib.repr(text)}; give non-empty text")
+            raise CasmError(f"record {i}: {name} is {reprlib.repr(text)}; give non-empty text on one line")
     who = f"record {i} ({record.entity!r}, {record.relation!r})"
     if tuple(record.values) != tuple(periods):
         raise CasmError(f"{who}: its periods are {', '.join(record.values) or 'none'} and not {', '.join(periods)}; "
                         "give every record the same value_ columns")
     for period, value in record.values.items():
-        if not _is_text(value): raise CasmError(f"{who}: value_{period} is {reprlib.repr(value)}; give non-empty text")
+        if not _is_text(value): raise CasmError(f"{who}: value_{period} is {reprlib.repr(value)}; give non-empty text on one line")
 
-def _is_text(x): return isinstance(x, str) and bool(canonical(x)) and not re.search("[\ud800-\udfff]", x)  # no half characters
+def _is_text(x): return isinstance(x, str) and bool(canonical(x)) and not re.search("[\n\r\ud800-\udfff]", x)  # one line, no half characters
 
 # %% ../nbs/20_benchmark.ipynb #77059cd0
 def read_facts(path: str | Path) -> Benchmark:

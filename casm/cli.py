@@ -119,7 +119,7 @@ def command(commands, name: str, function, does: str, example: str, stopped: str
     p.set_defaults(function=function, stopped=stopped)
     return p
 
-# %% ../nbs/50_cli.ipynb #fa1dd675
+# %% ../nbs/50_cli.ipynb #4a1896c3
 def train_command(args):
     "Train one method in its own run folder, or finish what was interrupted; print its row"
     if args.run_id in (".", "..") or not args.run_id.strip() or "/" in args.run_id or "\0" in args.run_id:
@@ -137,9 +137,8 @@ def train_command(args):
 
 def check_folder(folder: Path, **mine):
     "Raise `CasmError` for a folder of another run or of somebody else, before the minutes that the start checkpoint takes"
-    from casm.checkpoint import check_run_folder
-    manifest = folder / "run_manifest.json"
-    there = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else {}
+    from casm.checkpoint import RunFolder, check_run_folder
+    there = RunFolder(folder).manifest if (folder / "run_manifest.json").exists() else {}
     check_run_folder(folder, there | mine)
 
 # %% ../nbs/50_cli.ipynb #1e993621
@@ -181,7 +180,7 @@ def add_ask(commands):
     p.add_argument("--seed", type=int, metavar="N", help="which seed's (default: the first)")
     p.add_argument("--explain", action="store_true", help="also print where the answer came from")
 
-# %% ../nbs/50_cli.ipynb #4f51a578
+# %% ../nbs/50_cli.ipynb #8b43c21b
 DEMO_FACTS = 48
 DEMO = f"""\
 {DEMO_FACTS} invented facts, three in four of which change once after 2018. Four methods start from one model that knows 2018,
@@ -197,13 +196,15 @@ def demo_command(args):
     print(DEMO, flush=True)
     quiet()
     from casm import experiments
-    print(experiments.table(experiments.run(benchmark, out)), LEGEND, sep="\n")
+    try: rows = experiments.run(benchmark, out)
+    except CasmError as e: raise CasmError(f"{e}; or remove {out} and begin anew") from e
+    print(experiments.table(rows), LEGEND, sep="\n")
     print(invitation(out, benchmark))
     print(f"results: {out}")
 
-# %% ../nbs/50_cli.ipynb #71172595
+# %% ../nbs/50_cli.ipynb #f82f94dc
 def invitation(out: Path, benchmark: Benchmark) -> str:
-    "Two `casm ask` commands about a fact that changed, with what they will answer"
+    "Two `casm ask` commands about a changed fact that casm knows both values of, if it knows any such, with what they will answer"
     from casm.experiments import load_method
     first, last = benchmark.periods[0], benchmark.periods[-1]
     right = known(out / "predictions.jsonl", last)

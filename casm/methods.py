@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['METHODS', 'Item', 'Answer', 'split_answer', 'Method', 'tensors_of', 'count_tokens', 'answer_plain', 'Cost',
            'trained_tensors', 'plain_state', 'check_method', 'load_plain', 'plain_cost', 'FullFT', 'LoRA', 'SMF',
-           'smf_loss', 'smf_answer', 'smf_tensors', 'flat_tensors', 'smf_load', 'smf_cost', 'set_bank', 'CASM',
-           'casm_begin', 'slot_rows', 'casm_loss', 'casm_end', 'casm_answer', 'casm_state', 'casm_load', 'casm_cost',
-           'make_method']
+           'smf_loss', 'smf_answer', 'smf_tensors', 'flat_tensors', 'smf_load', 'smf_cost', 'bank_bytes', 'set_bank',
+           'CASM', 'casm_begin', 'slot_rows', 'casm_loss', 'casm_end', 'casm_answer', 'casm_tensors', 'casm_state',
+           'casm_load', 'casm_cost', 'make_method']
 
-# %% ../nbs/10_methods.ipynb #6152dd55
+# %% ../nbs/10_methods.ipynb #84097154
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from .adapter import add_slots, casm_layer, memory_of, reading, slot_bank, sync
+from .adapter import add_slots, casm_layer, encode, memory_of, reading, slot_bank
 from .checkpoint import State, hash_tensors
 from .facts import CasmError, Fact, Probe, dated
-from .generation import answer_of, encode, generate
+from .generation import answer_of, generate
 from .memory import Access
 from .pretraining import LM, accesses, make_batch
 from .ranker import select_rows
@@ -96,22 +96,22 @@ def count_tokens(method: Method, items: list[Item]) -> int:
     "Tokens of the items' texts with the end that closes each"
     return sum(len(x) + 1 for x in encode(method.lm.tokenizer, [i.text for i in items]))
 
-# %% ../nbs/10_methods.ipynb #5477aa0d
+# %% ../nbs/10_methods.ipynb #0085347c
 def answer_plain(method: Method, questions: list[str], as_of: list[str | None]) -> list[Answer]:
     "Greedy answers from the model alone; a question without a date is asked about the last period"
     now = method.periods[-1] if method.periods else None
     prompts = [dated(q, time_scope(q, t, now)) for q, t in zip(questions, as_of)]
-    return [Answer(answer_of(a)) for a in generate(method.lm.model, method.lm.tokenizer, prompts)]
+    return [Answer(answer_of(a)) for a in generate(method.lm.model, method.lm.tokenizer, prompts, progress=f"{method.name} answers")]
 
 Method.batch, Method.answer, Method.count_tokens = tensors_of, answer_plain, count_tokens
 
-# %% ../nbs/10_methods.ipynb #972faf6b
+# %% ../nbs/10_methods.ipynb #e5f1a280
 @dataclass
 class Cost:
     "Numbers a method trains, changes and stores."
     params_per_step: int = 0  # numbers the optimiser may move in one step, the most over the periods
-    params_changed_total: int = 0  # numbers that differ from the start checkpoint
-    bytes_stored: int = 0  # bytes kept beside the start checkpoint
+    params_changed_total: int = 0  # numbers that trained in any period, each counted once
+    bytes_stored: int = 0  # bytes to keep beside the start checkpoint to answer: numbers in half precision, row numbers, registry
 
 def trained_tensors(method: Method) -> dict[str, torch.Tensor]:
     "The trained tensors, by name"
@@ -137,11 +137,11 @@ def load_plain(method: Method, tensors: dict[str, torch.Tensor], meta: dict, fol
         for k, v in mine.items(): v.copy_(tensors[k])
     method.periods = list(meta["periods"])
 
-# %% ../nbs/10_methods.ipynb #61f0c25a
+# %% ../nbs/10_methods.ipynb #152cfab6
 def plain_cost(method: Method) -> Cost:
-    "Every trained number counts once, in float32"
+    "Every trained number counts once, two bytes each"
     n = sum(v.numel() for v in method.tensors().values())
-    return Cost(n, n, 4 * n)
+    return Cost(n, n, 2 * n)
 
 Method.tensors, Method.state, Method.load_state, Method.cost = trained_tensors, plain_state, load_plain, plain_cost
 
@@ -166,11 +166,11 @@ class LoRA(Method):
         lm.model = get_peft_model(lm.model, LoraConfig(r=self.rank, lora_alpha=self.alpha, task_type="CAUSAL_LM",
                                                        target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])).eval()
 
-# %% ../nbs/10_methods.ipynb #d85cc616
+# %% ../nbs/10_methods.ipynb #72b10941
 class SMF(Method):
     "Lin et al. (2025): per batch, only the `rows` memory rows of highest TF-IDF train, all into one shared slot."
     name = "smf"
-    def __init__(self, rows: int = 512):
+    def __init__(self, rows: int = 4096):
         super().__init__()
         self.rows = rows
 
@@ -202,12 +202,12 @@ def smf_loss(method: SMF, batch: list[Item]) -> torch.Tensor:
     with reading(method.lm.model, torch.zeros(len(batch), dtype=torch.int64, device=mask.device)):
         return method.lm.model(**x).loss
 
-# %% ../nbs/10_methods.ipynb #63bbece1
+# %% ../nbs/10_methods.ipynb #b63e7ca3
 def smf_answer(method: SMF, questions, as_of) -> list[Answer]:
     "Greedy answers through the shared slot, whatever the question"
     now = method.periods[-1] if method.periods else None
     prompts = [dated(q, time_scope(q, t, now)) for q, t in zip(questions, as_of)]
-    return [Answer(answer_of(a)) for a in generate(method.lm.model, method.lm.tokenizer, prompts, slots=[0] * len(prompts))]
+    return [Answer(answer_of(a)) for a in generate(method.lm.model, method.lm.tokenizer, prompts, [0] * len(prompts), progress="smf answers")]
 
 SMF.loss, SMF.answer = smf_loss, smf_answer
 
@@ -230,27 +230,32 @@ def smf_load(method: SMF, tensors, meta, folder=None):
     select(bank, 0, torch.empty(0, dtype=torch.int64), method.rows); write_back(bank)
     method.periods = list(meta["periods"])
 
-# %% ../nbs/10_methods.ipynb #ac1068e2
+# %% ../nbs/10_methods.ipynb #235bafd7
 def smf_cost(method: SMF) -> Cost:
     "t rows a step; every row ever selected is changed and stored with its number"
     d = method.bank.dim
-    return Cost(method.rows * d, len(method.bank) * d, sum(t.nbytes for t in method.tensors().values()))
+    return Cost(method.rows * d, len(method.bank) * d, bank_bytes(method.bank))
+
+def bank_bytes(bank: SlotBank) -> int:
+    "A bank's deltas in half precision, and the numbers of its rows and slots"
+    return len(bank) * (2 * bank.dim + 8) + 8 * (bank.num_slots + 1)
 
 SMF.tensors, SMF.load_state, SMF.cost = smf_tensors, smf_load, smf_cost
 
-# %% ../nbs/10_methods.ipynb #d91e981c
+# %% ../nbs/10_methods.ipynb #1c055e27
 def set_bank(model: nn.Module, tensors: dict[str, torch.Tensor]) -> SlotBank:
     "Give the model's adapter the slot bank in flat `tensors`; returns it"
     layer, device = casm_layer(model), memory_of(model).table.device
-    bank = from_flat(memory_of(model).config.num_rows, **{k: v.to(device) for k, v in tensors.items()})
+    tensors = {k: v.to(device) for k, v in tensors.items()} | {"delta": tensors["delta"].to(device, torch.float32)}
+    bank = from_flat(memory_of(model).config.num_rows, **tensors)
     layer.banks[layer.active_adapters[0]] = bank
     return bank
 
-# %% ../nbs/10_methods.ipynb #a0e2ebe7
+# %% ../nbs/10_methods.ipynb #991c884a
 class CASM(Method):
     "Contradiction-aware sparse memory: a copy-on-write slot for each new or changed fact, chosen at question time by a router."
     name = "casm"
-    def __init__(self, rows: int = 64):
+    def __init__(self, rows: int = 96):
         super().__init__()
         self.rows, self.most, self.registry, self.pending, self.slot_of = rows, 0, Registry(), [], {}
 
@@ -259,6 +264,7 @@ class CASM(Method):
         super().prepare(lm)
         lm.model = add_slots(lm.model).requires_grad_(False).eval()
         self.registry.assert_facts(list(lm.facts), source="start checkpoint")
+        self.router = LexicalRouter(self.registry)
 
     @property
     def bank(self) -> SlotBank: return slot_bank(self.lm.model)
@@ -269,11 +275,12 @@ class CASM(Method):
         record = self.registry.get(probe.subject, probe.relation, probe.as_of)
         return record.slot if record else None
 
-# %% ../nbs/10_methods.ipynb #b23f97de
+# %% ../nbs/10_methods.ipynb #a730e3d4
 def casm_begin(method: CASM, period: str, items: list[Item]) -> list[Item]:
     "Open a slot for each fact the registry does not hold yet; items of the others are not trained"
     method.periods.append(period)
-    facts = list(dict.fromkeys(i.fact for i in items if i.fact is not None))
+    if any(i.fact is None for i in items): raise CasmError("items: a passage without a fact; casm needs to know which fact a passage states")
+    facts = list(dict.fromkeys(i.fact for i in items))
     outcomes = method.registry.plan(facts)
     fresh = [f for f, o in zip(facts, outcomes) if o.kind != "same"]
     passages = {f: [] for f in fresh}
@@ -292,32 +299,40 @@ def slot_rows(method: CASM, items: list[Item]) -> torch.Tensor:
     predicts[:, :-1] = x["labels"][:, 1:] >= 0                  # position i predicts token i + 1
     return select_rows(torch.cat(accesses(method.lm.model, x, predicts)), None, method.rows)
 
-# %% ../nbs/10_methods.ipynb #1b82b1df
+# %% ../nbs/10_methods.ipynb #ccc9a523
 def casm_loss(method: CASM, batch: list[Item]) -> torch.Tensor:
     "The loss of a batch, each passage read through its own fact's slot"
     slots = torch.tensor([method.slot_of[i.fact] for i in batch], device=next(method.lm.model.parameters()).device)
     with reading(method.lm.model, slots): return method.lm.model(**tensors_of(method, batch)).loss
 
 def casm_end(method: CASM):
-    "Commit the slots to the bank and the facts to the registry"
-    if method.bank.param is not None: commit(method.bank)
+    "Commit the slots, in half precision, and the facts that they answer for"
+    if method.bank.param is not None:
+        commit(method.bank)
+        method.bank.storage = method.bank.storage.half().float()     # what is read now is to the bit what will be loaded
+        if not method.bank.storage.isfinite().all(): raise CasmError("slots diverged: a delta is no finite half-precision number; lower lr")
     if method.pending:
         facts, slots = zip(*method.pending)
-        method.registry.assert_facts(list(facts), slots=list(slots), bank=hash_tensors(to_flat(method.bank)), source=f"period {method.periods[-1]}")
+        method.registry.assert_facts(list(facts), slots=list(slots), bank=hash_tensors(method.tensors()), source=f"period {method.periods[-1]}")
     method.pending, method.slot_of = [], {}
 
-# %% ../nbs/10_methods.ipynb #6dfc7738
+# %% ../nbs/10_methods.ipynb #b8cee014
 def casm_answer(method: CASM, questions: list[str], as_of: list[str | None]) -> list[Answer]:
     "Route each question on its text and date alone, then decode through the slot that was chosen"
-    routes = LexicalRouter(method.registry).route(questions, as_of)
+    routes = method.router.route(questions, as_of)
     prompts = [dated(q, r.as_of) for q, r in zip(questions, routes)]
     slots = [-1 if r.slot is None else r.slot for r in routes]
-    texts = generate(method.lm.model, method.lm.tokenizer, prompts, slots=slots)
+    texts = generate(method.lm.model, method.lm.tokenizer, prompts, slots, progress="casm answers")
     return [Answer(answer_of(t), r.slot, r.score) for t, r in zip(texts, routes)]
 
 CASM.begin_period, CASM.loss, CASM.end_period, CASM.answer = casm_begin, casm_loss, casm_end, casm_answer
 
-# %% ../nbs/10_methods.ipynb #63240e82
+# %% ../nbs/10_methods.ipynb #f4bdf735
+def casm_tensors(method: CASM) -> dict[str, torch.Tensor]:
+    "The bank in flat form, its deltas in half precision"
+    flat = to_flat(method.bank)
+    return flat | {"delta": flat["delta"].half()}
+
 def casm_state(method: CASM) -> State:
     "The bank in flat form and the registry, saved side by side"
     return State(tensors=method.tensors(), meta={"method": method.name, "periods": method.periods, "most": method.most},
@@ -329,14 +344,15 @@ def casm_load(method: CASM, tensors, meta, folder: Path):
     registry = Registry.load_copy(folder / "registry.sqlite")
     if registry.bank not in (None, hash_tensors(tensors)): raise CasmError(f"{folder}: registry.sqlite names another slot bank; restore both from one checkpoint")
     set_bank(method.lm.model, tensors)
-    method.registry, method.periods, method.most = registry, list(meta["periods"]), meta["most"]
+    method.registry, method.router = registry, LexicalRouter(registry)
+    method.periods, method.most = list(meta["periods"]), meta["most"]
 
-# %% ../nbs/10_methods.ipynb #0a92027a
+# %% ../nbs/10_methods.ipynb #1e8d3218
 def casm_cost(method: CASM) -> Cost:
     "A period's slots train together; all deltas are stored, and the registry with them"
-    return Cost(method.most, len(method.bank) * method.bank.dim, sum(t.nbytes for t in method.tensors().values()) + method.registry.nbytes())
+    return Cost(method.most, len(method.bank) * method.bank.dim, bank_bytes(method.bank) + method.registry.nbytes())
 
-CASM.tensors, CASM.state, CASM.load_state, CASM.cost = smf_tensors, casm_state, casm_load, casm_cost
+CASM.tensors, CASM.state, CASM.load_state, CASM.cost = casm_tensors, casm_state, casm_load, casm_cost
 
 # %% ../nbs/10_methods.ipynb #655ded56
 METHODS = {m.name: m for m in (FullFT, LoRA, SMF, CASM)}

@@ -9,7 +9,7 @@ __all__ = ['SYLLABLES', 'QUALIFIERS', 'NOUNS', 'PLACES', 'RESERVED', 'YEARS', 'T
            'sample_pretraining', 'background_stats', 'closed_batch', 'accesses', 'world_texts', 'LM', 'save_lm',
            'load_lm', 'load_backbone', 'pretrain_tiny', 'pretrain_period_one']
 
-# %% ../nbs/08_pretraining.ipynb #b8577333
+# %% ../nbs/08_pretraining.ipynb #5b571374
 import json
 import math
 import random
@@ -22,9 +22,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .adapter import attach, detach, memory_layer, memory_of
+from .adapter import attach, detach, encode, memory_layer, memory_of, pad_id
 from .facts import BACKGROUND_FORMS, CasmError, Fact, UNSEEN_FORM, contains, question, render
-from .generation import encode
 from .memory import MemoryConfig, SparseMemory, load_memory, record_access, save_memory
 from .ranker import BackgroundStats
 
@@ -125,14 +124,13 @@ def new_tiny(vocab_size: int, seed: int = 0, n_keys: int = 128) -> LlamaForCausa
     torch.nn.init.normal_(memory.table, std=128 ** -.5)
     return attach(model, memory, layer=2)
 
-# %% ../nbs/08_pretraining.ipynb #768fdb0f
+# %% ../nbs/08_pretraining.ipynb #fe1fd988
 def make_batch(tokenizer, pairs: list[tuple[str, str]], device="cpu", whole: bool = False) -> dict[str, torch.Tensor]:
     "`input_ids`, `attention_mask` and `labels` (B, T) of (prompt, answer) pairs; labels are -100 on padding and, unless `whole`, on prompts."
     full, heads = encode(tokenizer, [p + a for p, a in pairs]), encode(tokenizer, [p for p, _ in pairs])
     full = [x + [tokenizer.eos_token_id] for x in full]
     width = max(map(len, full))
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    ids = torch.tensor([x + [pad] * (width - len(x)) for x in full])
+    ids = torch.tensor([x + [pad_id(tokenizer)] * (width - len(x)) for x in full])
     mask = torch.tensor([[1] * len(x) + [0] * (width - len(x)) for x in full])
     start = torch.tensor([0 if whole else len(h) for h in heads]).unsqueeze(1)
     labels = ids.masked_fill((mask == 0) | (torch.arange(width) < start), -100)
@@ -257,7 +255,7 @@ def load_lm(
     texts = world_texts(background_world(), 8000) if background is None else background
     return LM(model.eval(), tokenizer, background_stats(model, tokenizer, texts), str(name))
 
-# %% ../nbs/08_pretraining.ipynb #47e36650
+# %% ../nbs/08_pretraining.ipynb #de27b146
 def load_backbone(name: str | Path):
     "A causal LM in float32 and its tokenizer; errors become one line that says what to do"
     here = Path(name)
@@ -268,11 +266,11 @@ def load_backbone(name: str | Path):
         return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32), AutoTokenizer.from_pretrained(name)
     except Exception as e:
         said = f"{type(e).__name__}: {e}".split("\n")[0][:200]
-        if "gated" in str(e).lower() or "401" in str(e) or "403" in str(e):
+        if "gated" in f"{type(e).__name__} {e}".lower():
             raise CasmError(f"model {str(name)!r} is gated: accept its licence on its page at huggingface.co and log in with `hf auth login` ({said})") from e
         raise CasmError(f"model {str(name)!r} can't be loaded: give a folder with a config.json or a causal LM's name on the Hugging Face hub ({said})") from e
 
-# %% ../nbs/08_pretraining.ipynb #cb68725b
+# %% ../nbs/08_pretraining.ipynb #79f413b1
 def pretrain_tiny(folder: str | Path, steps: int = 1600, n_facts: int = 1000, seed: int = 0, lr: float = 2e-3) -> LM:
     "Tokenizer, pretraining and statistics from the background world alone; writes and returns the model as it loads again."
     world, rng = background_world(n_facts, seed), random.Random(f"tokenizer-{seed}")
@@ -280,8 +278,11 @@ def pretrain_tiny(folder: str | Path, steps: int = 1600, n_facts: int = 1000, se
     model = train_steps(new_tiny(len(tok), seed), tok, sample_pretraining(world, tok, 96), steps, lr, seed, whole=True, label="pretraining")
     model.half().float()                                                       # as stored, so that the statistics fit the stored keys
     lm = LM(model, tok, background_stats(model, tok, world_texts(world, 8000, seed)), "tiny")
-    if (Path(folder) / "config.json").exists(): shutil.rmtree(folder)
-    save_lm(lm, folder, torch.float16)
+    beside = Path(folder).with_name(f".{Path(folder).name}-new")               # an interrupt leaves the old model whole
+    shutil.rmtree(beside, ignore_errors=True)
+    save_lm(lm, beside, torch.float16)
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
     return load_lm(folder)
 
 # %% ../nbs/08_pretraining.ipynb #278a876d

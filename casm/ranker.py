@@ -41,10 +41,10 @@ def in_range(rows: torch.Tensor, num_rows: int) -> torch.Tensor:
                          "these accesses come from another memory")
     return rows
 
-# %% ../nbs/01_ranker.ipynb #aee4e6fc
+# %% ../nbs/01_ranker.ipynb #b006d7dd
 def count_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    "Distinct rows in rising order and how often each occurs; both int64 (n,)"
-    return rows.reshape(-1).unique(return_counts=True)
+    "Distinct rows in rising order and how often each occurs; both int64 (n,), on the CPU"
+    return rows.reshape(-1).cpu().unique(return_counts=True)
 
 def tfidf(
     ids: torch.Tensor,  # int64 (n,): distinct rows read by the batch
@@ -55,16 +55,16 @@ def tfidf(
     if not stats.batches:
         raise ValueError("stats holds no background batch: TF-IDF needs at least one; collect statistics before training")
     in_range(ids, len(stats.df))
-    idf = torch.log((stats.batches + 1) / (stats.df[ids.cpu()].double() + 1))
-    return counts.double().cpu() / counts.sum().item() * idf
+    idf = torch.log((stats.batches + 1) / (stats.df[ids].double() + 1))
+    return counts.double() / counts.sum().item() * idf
 
-# %% ../nbs/01_ranker.ipynb #7b71e56a
+# %% ../nbs/01_ranker.ipynb #ab9fbfa9
 def top_t(ids: torch.Tensor, scores: torch.Tensor, t: int) -> torch.Tensor:
     "The `t` rows of highest score, ties to the lower id, in rising order; fewer when fewer were read. int64 (<=t,)"
     if t < 1: raise ValueError(f"t={t}: select at least one row")
     if scores.isnan().any(): raise ValueError(f"scores hold {int(scores.isnan().sum())} NaN: the model that made the accesses is broken")
     order = torch.sort(scores, descending=True, stable=True).indices[:t]     # ids rise, so stable means lower id first
-    return ids.cpu()[order].sort().values
+    return ids[order].sort().values
 
 def select_rows(
     rows: torch.Tensor,  # int64, any shape: the batch's accesses

@@ -135,6 +135,7 @@ def main():
         nb = {"cells": cs, "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
               "nbformat": 4, "nbformat_minor": 5}
         (src / f"{page}.ipynb").write_text(json.dumps(nb), encoding="utf-8")
+    shutil.copytree(cfg.nbs_path / "images", src / "images")
     (src / "api.md").write_text(local_links(api_index(cfg), site, labels), encoding="utf-8")
     return sphinx(["-q", "-W", "--keep-going", "-b", "html", "-c", str(cfg.config_path / "docs"), str(src), str(build / "html")])
 

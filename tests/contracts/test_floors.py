@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "ranker": {"memory"}, "slots": {"memory"}, "registry": {"facts"}, "benchmark": {"facts"}, "checkpoint": {"facts"},
     "router": {"memory", "ranker", "slots", "facts", "registry"}, "adapter": {"memory", "slots"},
     "finetuner": {"memory", "ranker", "slots"}, "gemini": {"facts", "benchmark"}, "datasets": {"facts", "benchmark"},
-    "generation": {"adapter"}, "pretraining": {"facts", "memory", "adapter", "ranker", "generation"},
+    "generation": {"adapter"}, "pretraining": {"facts", "memory", "adapter", "ranker"},
     "methods": below(5), "baselines": below(5) | {"methods"},
     "trainer": {"facts", "methods", "checkpoint"}, "evaluation": {"facts", "benchmark", "generation"},
     "experiments": below(7), "report": {"facts", "evaluation"}, "temporal_lm": below(7),
