@@ -175,21 +175,23 @@ def table(rows: list[dict]) -> str:
     widths = [max(len(x[i]) for x in lines) for i in range(len(COLUMNS))]
     return "\n".join("  ".join(x.ljust(w) if i == 0 else x.rjust(w) for i, (x, w) in enumerate(zip(line, widths))) for line in lines)
 
-# %% ../nbs/30_experiments.ipynb #755b4bf1
+# %% ../nbs/30_experiments.ipynb #28f3be0f
 def figure(rows: list[dict], periods: tuple[str, ...]):
     "The accuracy matrix of each method (mean over seeds) above, learning against forgetting below; a matplotlib figure"
     from matplotlib.figure import Figure
     names = list(dict.fromkeys(r["method"] for r in rows))
-    fig = Figure(figsize=(max(8., 2.6 * len(names)), 6.2), layout="constrained")
-    top, bottom = fig.subfigures(2, 1, height_ratios=(1, 1.25))
-    axes = top.subplots(1, len(names), squeeze=False, sharey=True)[0]
-    for ax, name in zip(axes, names): image = draw_matrix(ax, [r for r in rows if r["method"] == name], periods, name)
-    axes[0].set_ylabel("asked after")
-    top.colorbar(image, ax=list(axes), shrink=.8, label="accuracy")
-    draw_tradeoff(bottom.subplots(1, 2), rows, names)
+    n = len(names)
+    fig = Figure(figsize=(max(8., 2.5 * n), 6.6), layout="constrained")
+    grid = fig.add_gridspec(2, 2 * n, height_ratios=(1, 1.3))
+    axes = [fig.add_subplot(grid[0, 2 * i:2 * i + 2]) for i in range(n)]
+    for i, (ax, name) in enumerate(zip(axes, names)):
+        image = draw_matrix(ax, [r for r in rows if r["method"] == name], periods, name)
+        ax.set(ylabel="asked after" if i == 0 else None, yticklabels=periods if i == 0 else [])
+    fig.colorbar(image, ax=axes, shrink=.8, label="accuracy")
+    draw_tradeoff([fig.add_subplot(grid[1, :n]), fig.add_subplot(grid[1, n:])], rows, names)
     return fig
 
-# %% ../nbs/30_experiments.ipynb #6c2fc5a9
+# %% ../nbs/30_experiments.ipynb #d4e279a1
 def draw_matrix(ax, rows: list[dict], periods: tuple[str, ...], name: str):
     "Accuracy on the values that held at a date (columns), asked after each period (rows)"
     n = len(periods)
@@ -200,17 +202,17 @@ def draw_matrix(ax, rows: list[dict], periods: tuple[str, ...], name: str):
     for i in range(n):
         for j in range(i + 1): ax.text(j, i, f"{at[i, j]:.2f}", ha="center", va="center", fontsize=8, color="white" if at[i, j] < .6 else "black")
     ax.set(title=name, xticks=range(n), yticks=range(n), xticklabels=periods, yticklabels=periods, xlabel="asked about")
-    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0); ax.spines[:].set_visible(False)
     return image
 
-# %% ../nbs/30_experiments.ipynb #097d75aa
+# %% ../nbs/30_experiments.ipynb #0baaf307
 def draw_tradeoff(axes, rows: list[dict], names: list[str]):
     "Learning (plasticity) against keeping what did not change, and against keeping what used to be true"
-    for ax, (key, label) in zip(axes, (("stability", "stability: unchanged facts still known"), ("history", "history: old values still known as of their time"))):
+    for ax, (key, label) in zip(axes, (("stability", "unchanged facts still known"), ("history", "old values still known, as of their time"))):
         for i, name in enumerate(names):
             mine = [r for r in rows if r["method"] == name and None not in (r["plasticity"], r[key])]
             ax.scatter([r["plasticity"] for r in mine], [r[key] for r in mine], s=60, color=f"C{i}", label=name, zorder=3)
-        ax.set(xlabel="plasticity: changed facts known", ylabel=label, xlim=(-.03, 1.03), ylim=(-.03, 1.03))
+        ax.set(title=label, xlabel="plasticity", ylabel=key, xlim=(-.03, 1.03), ylim=(-.03, 1.03))
         ax.grid(alpha=.3); ax.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, loc="lower left")
 
