@@ -191,14 +191,14 @@ def figure(rows: list[dict], periods: tuple[str, ...]):
     draw_tradeoff([fig.add_subplot(grid[1, :n]), fig.add_subplot(grid[1, n:])], rows, names)
     return fig
 
-# %% ../nbs/30_experiments.ipynb #d4e279a1
+# %% ../nbs/30_experiments.ipynb #29911f55
 def draw_matrix(ax, rows: list[dict], periods: tuple[str, ...], name: str):
     "Accuracy on the values that held at a date (columns), asked after each period (rows)"
     n = len(periods)
     at = torch.full((n, n), float("nan"))
     for i, t in enumerate(periods):
         for j, p in enumerate(periods[:i + 1]): at[i, j] = torch.tensor([r["as_of_accuracy"][t][p] for r in rows]).mean()
-    image = ax.imshow(at, vmin=0, vmax=1, cmap="viridis")
+    image = ax.imshow(at.numpy(), vmin=0, vmax=1, cmap="viridis")
     for i in range(n):
         for j in range(i + 1): ax.text(j, i, f"{at[i, j]:.2f}", ha="center", va="center", fontsize=8, color="white" if at[i, j] < .6 else "black")
     ax.set(title=name, xticks=range(n), yticks=range(n), xticklabels=periods, yticklabels=periods, xlabel="asked about")

@@ -77,7 +77,7 @@ BAD_LINES = {
     "run --model .": "no config.json",
     "run --out .": "foreign files (note.txt)",
     "run --out other": "other holds another run: methods",
-    "ask Who? --run other": "no checkpoint of lora",
+    "ask Who? --run other": "not the folder of `casm run`",
     "pretrain-tiny --out .": "note.txt",
 }
 
