@@ -35,6 +35,7 @@ def run(path, flags):
             if shell.exc:
                 print(shell.prettytb(fname=path), file=sys.stderr)
                 return False
+            c.outputs = [o for o in c.outputs if o.get("name") != "stderr"]  # progress bars and warnings are no result
     write_nb(nb, path)
     nbdev_clean.__wrapped__(str(path))
     return True
