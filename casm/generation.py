@@ -21,7 +21,7 @@ def equal_lengths(ids: list[list[int]], batch_size: int) -> list[list[int]]:
     for i, x in enumerate(ids): by_length[len(x)].append(i)
     return [group[i:i + batch_size] for _, group in sorted(by_length.items()) for i in range(0, len(group), batch_size)]
 
-# %% ../nbs/07_generation.ipynb #d49d7f1c
+# %% ../nbs/07_generation.ipynb #09465d80
 @torch.no_grad()
 def generate(
     model,  # a causal LM, with or without a slot adapter
@@ -38,7 +38,7 @@ def generate(
     model.eval()
     device = next(model.parameters()).device
     greedy = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=tokenizer.eos_token_id, pad_token_id=pad_id(tokenizer))
-    bar = tqdm(total=len(prompts), desc=progress, unit="probe", leave=False, disable=progress is None)
+    bar = tqdm(total=len(prompts), desc=progress, unit="probe", leave=False, disable=progress is None or len(prompts) <= batch_size)
     for batch in equal_lengths(ids, batch_size):
         x = torch.tensor([ids[i] for i in batch], device=device)
         s = None if slots is None else torch.tensor([slots[i] for i in batch], device=device)

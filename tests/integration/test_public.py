@@ -1,0 +1,25 @@
+"""What the project claims of casm, on the 605 public facts and on the same file in other words. Minutes long: `pytest -m full`."""
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from casm.benchmark import read_facts, rename
+from casm.experiments import run
+
+PUBLIC = Path(__file__).parents[3] / "shared/data/synthetic_facts_raw.json"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("words", ["public", "renamed"])
+def test_casm_learns_keeps_and_remembers(tmp_path, words):
+    if not PUBLIC.exists() and not os.environ.get("CI"): pytest.skip(f"{PUBLIC} is not here")
+    facts = read_facts(PUBLIC)
+    row, = run(facts if words == "public" else rename(facts, 1), tmp_path / "run", methods=["casm"])
+    assert row["plasticity"] >= .97 and row["stability"] >= .98 and row["history"] >= .99 and row["stale_rate"] <= .02
+    assert row["route_hit_rate"] >= .99 and row["route_abstention"] >= .99
+    first = {}
+    for p in map(json.loads, (tmp_path / "run/predictions.jsonl").read_text(encoding="utf-8").splitlines()):
+        key = p["as_of"], p["form"], p["subject"], p["relation"]
+        assert first.setdefault(key, p["answer"]) == p["answer"]              # no later update changes an answer about an earlier time
