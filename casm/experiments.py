@@ -28,7 +28,7 @@ from .methods import Answer, Item, METHODS, Method, make_method, split_answer
 from .pretraining import LM, load_lm, pretrain_period_one, save_lm
 from .trainer import TrainConfig, train
 
-# %% ../nbs/30_experiments.ipynb #f1117d6b
+# %% ../nbs/30_experiments.ipynb #4b0a2cd3
 RECIPES = {
     "full_ft": ({}, TrainConfig(lr=5e-5)),
     "lora": ({"rank": 16, "alpha": 32}, TrainConfig(lr=1e-3)),
@@ -45,7 +45,7 @@ def items_of(benchmark: Benchmark, period: str, stream: str = "delta") -> list[I
     "A period's training passages"
     return [Item(p.text, p.fact, p.date) for p in benchmark.passages(benchmark.facts(period, stream))]
 
-# %% ../nbs/30_experiments.ipynb #7fd8e2a9
+# %% ../nbs/30_experiments.ipynb #a82646e6
 START_VERSION = 1  # to be raised whenever `pretrain_period_one` comes to give other weights
 
 def start_checkpoint(benchmark: Benchmark, seed: int, model: str | None = None, background: list[str] | None = None) -> LM:
@@ -118,7 +118,7 @@ def read_lines(path: Path) -> list[dict]:
     "The objects of a JSON-lines file"
     return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()]
 
-# %% ../nbs/30_experiments.ipynb #b9f1ccb4
+# %% ../nbs/30_experiments.ipynb #93b120e2
 def run(
     benchmark: Benchmark,
     out: str | Path,  # folder of this experiment; the same call continues what was interrupted
