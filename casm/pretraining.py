@@ -124,15 +124,16 @@ def new_tiny(vocab_size: int, seed: int = 0, n_keys: int = 128) -> LlamaForCausa
     torch.nn.init.normal_(memory.table, std=128 ** -.5)
     return attach(model, memory, layer=2)
 
-# %% ../nbs/08_pretraining.ipynb #fe1fd988
+# %% ../nbs/08_pretraining.ipynb #8e03cdab
 def make_batch(tokenizer, pairs: list[tuple[str, str]], device="cpu", whole: bool = False) -> dict[str, torch.Tensor]:
     "`input_ids`, `attention_mask` and `labels` (B, T) of (prompt, answer) pairs; labels are -100 on padding and, unless `whole`, on prompts."
-    full, heads = encode(tokenizer, [p + a for p, a in pairs]), encode(tokenizer, [p for p, _ in pairs])
-    full = [x + [tokenizer.eos_token_id] for x in full]
+    full = [x + [tokenizer.eos_token_id] for x in encode(tokenizer, [p + a for p, a in pairs])]
+    heads = iter(encode(tokenizer, [p for p, _ in pairs if p]))
+    begin = [len(next(heads)) if p and not whole else 0 for p, _ in pairs]
     width = max(map(len, full))
     ids = torch.tensor([x + [pad_id(tokenizer)] * (width - len(x)) for x in full])
     mask = torch.tensor([[1] * len(x) + [0] * (width - len(x)) for x in full])
-    start = torch.tensor([0 if whole else len(h) for h in heads]).unsqueeze(1)
+    start = torch.tensor(begin).unsqueeze(1)
     labels = ids.masked_fill((mask == 0) | (torch.arange(width) < start), -100)
     return {k: v.to(device) for k, v in dict(input_ids=ids, attention_mask=mask, labels=labels).items()}
 
