@@ -164,7 +164,6 @@ def test_full_disk_is_one_line(place, stub, monkeypatch, capsys):
 
 
 @pytest.mark.full
-@pytest.mark.skipif(not (Path(__file__).parents[2] / "casm" / "tiny" / "config.json").exists(), reason="the tiny model is not shipped yet")
 def test_demo(tmp_path, monkeypatch):
     "The demo as a newcomer sees it: within three minutes, and its two questions are answered as it says"
     monkeypatch.setenv("CASM_CACHE", str(tmp_path / "cache"))

@@ -68,7 +68,6 @@ def test_batch_system_runs_a_copy_of_the_script(facts, stub, tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.skipif(not (ROOT / "casm" / "tiny" / "config.json").exists(), reason="the tiny model is not shipped yet")
 def test_the_lines_of_the_original_readme(tmp_path):
     first = door(sys.executable, ROOT / "main.py", "--mode", "synthetic", "--run-id", "local-smoke", "--checkpoint-dir", tmp_path)
     assert first.returncode == 0 and first.stdout.endswith(f"results: {tmp_path / 'local-smoke'}\n"), first.stderr

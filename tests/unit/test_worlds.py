@@ -1,4 +1,5 @@
 "The world that the tiny model is pretrained on shares no entity and no value with any benchmark; the relation words they share are listed here."
+import os
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def check_disjoint(world, benchmark):
 def test_generated_facts_are_news_to_the_tiny_model(world, seed): check_disjoint(world, generate(seed=seed))
 
 def test_public_facts_are_news_to_the_tiny_model(world):
-    if not PUBLIC.exists(): pytest.skip("the public facts are not on this machine")
+    if not PUBLIC.exists() and not os.environ.get("CI"): pytest.skip("the public facts are not on this machine")
     check_disjoint(world, read_facts(PUBLIC))
 
 def test_it_would_be_noticed(world):
