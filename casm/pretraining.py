@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from .adapter import attach, detach, encode, memory_of, pad_id
 from .facts import BACKGROUND_FORMS, CasmError, Fact, UNSEEN_FORM, contains, question, render
-from .memory import MemoryConfig, SparseMemory, load_memory, record_access, save_memory
+from .memory import MemoryConfig, SparseMemory, load_memory, lookup_hash, record_access, save_memory
 from .ranker import BackgroundStats
 
 # %% ../nbs/08_pretraining.ipynb #a4846903
@@ -184,7 +184,7 @@ def background_stats(model, tokenizer, texts: list[str], batch: int = 8, progres
     "Row statistics over `texts` (closed sentences), `batch` texts to a background batch. Raises `ValueError` without texts."
     if not texts: raise ValueError("texts is empty: background statistics need at least one text")
     memory = memory_of(model)
-    stats, device, was_training = BackgroundStats.empty(memory.config.num_rows), memory.table.device, model.training
+    stats, device, was_training = BackgroundStats.empty(memory.config.num_rows, lookup_hash(memory)), memory.table.device, model.training
     model.eval()
     for i in tqdm(range(0, len(texts), batch * 8), desc=progress, leave=False, disable=progress is None):
         chunk = texts[i:i + batch * 8]
