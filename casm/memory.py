@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MemoryConfig', 'check_config', 'paper_memory', 'product_topk', 'Access', 'Reader', 'SparseMemory', 'unit_rms',
-           'lookup', 'read_rows', 'record_access', 'access_share', 'whiten_queries', 'memory_hash', 'lookup_hash',
-           'save_memory', 'file_hash', 'load_memory']
+           'lookup', 'read_rows', 'watching', 'record_access', 'access_share', 'whiten_queries', 'memory_hash',
+           'lookup_hash', 'save_memory', 'file_hash', 'load_memory']
 
 # %% ../nbs/00_memory.ipynb #37c3ace5
 import hashlib
@@ -14,7 +14,7 @@ import math
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -157,6 +157,13 @@ def read_rows(table: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor, pa
 
 # %% ../nbs/00_memory.ipynb #009fe916
 @contextmanager
+def watching(memory: SparseMemory, watcher: Callable[[Access], None]):
+    "Within the block, `watcher` hears of every access"
+    memory.watchers.append(watcher)
+    try: yield
+    finally: memory.watchers.remove(watcher)
+
+@contextmanager
 def record_access(
     memory: SparseMemory,
     mask: torch.Tensor | None = None,  # bool (B, T): positions that count; None counts all
@@ -168,9 +175,7 @@ def record_access(
             raise ValueError(f"mask of shape {tuple(mask.shape)}: must be {tuple(a.rows.shape[:2])}, one truth value per position read")
         keep = torch.ones(a.rows.shape[:2], dtype=torch.bool, device=a.rows.device) if mask is None else mask.bool()
         got.append(Access(a.rows[keep], a.weights[keep], a.layer))
-    memory.watchers.append(watch)
-    try: yield got
-    finally: memory.watchers.remove(watch)
+    with watching(memory, watch): yield got
 
 # %% ../nbs/00_memory.ipynb #2b27eab3
 def access_share(counts: torch.Tensor, top: float) -> float:
