@@ -1,6 +1,6 @@
 """Learning against forgetting: each method over its own knobs, on generated facts. Behind `casm.experiments.RECIPES` and the frontier's figure.
 
-    python benchmarks/frontier.py --facts 200 --out runs/frontier --json runs/frontier/frontier.json
+    python benchmarks/frontier.py --facts 100 --out runs/frontier --json runs/frontier/frontier.json
 """
 import argparse
 import json
@@ -16,14 +16,16 @@ from casm.experiments import RECIPES, run_one, start_checkpoint
 from casm.facts import BACKGROUND_FORMS, answers_match, question
 from casm.methods import make_method
 from casm.pretraining import background_world
+from casm.ranker import SCORES
 from casm.trainer import TrainConfig
 
+SMALL, MIDDLE, LARGE = 256, 1024, 4096  # rows a step trains, of the tiny model's 16,384
 GRID = {  # method -> settings by name, then learning rates
-    "full_ft": [({}, (2e-5, 3e-5, 5e-5, 1e-4, 2e-4))],
-    "lora": [({"rank": r, "alpha": 2 * r}, (3e-4, 5e-4, 1e-3, 2e-3)) for r in (4, 16, 64)],
-    "smf": [({"rows": t, "score": s}, (1e-2, 2e-2, 5e-2)) for t, s in product((256, 1024, 4096), ("tfidf", "tf", "kl"))]
-         + [({"rows": t, "optimizer": "sgd"}, (2., 10., 50.)) for t in (1024, 4096)],
-    "casm": [({"rows": t}, (1e-1, 2e-1)) for t in (48, 96)],
+    "full_ft": [({}, (3e-5, 5e-5, 1e-4, 2e-4))],
+    "lora": [({"rank": r, "alpha": 2 * r}, (5e-4, 1e-3, 2e-3)) for r in (4, 16, 64)],
+    "smf": [({"rows": t, "score": s}, rates) for s, (t, rates) in product(SCORES, ((SMALL, (5e-2, 1e-1)), (MIDDLE, (2e-2, 5e-2)), (LARGE, (1e-2, 2e-2))))]
+         + [({"rows": t, "score": "tfidf", "optimizer": "sgd"}, (10., 50.)) for t in (MIDDLE, LARGE)],
+    "casm": [({"rows": t}, (2e-1,)) for t in (48, 96)],
 }
 KEPT = ("plasticity", "stability", "stability_never_changed", "history", "params_per_step", "seconds")
 
@@ -57,7 +59,7 @@ def point(name: str, settings: dict, lr: float, bench, seed: int, out: Path, mod
 
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--facts", type=int, default=200, help="generated facts (default 200)")
+    p.add_argument("--facts", type=int, default=100, help="generated facts (default 100)")
     p.add_argument("--methods", default=",".join(GRID), help="comma-separated (default: all)")
     p.add_argument("--model", help="a model folder with a memory (default: the tiny model)")
     p.add_argument("--seed", type=int, default=0)

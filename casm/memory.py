@@ -18,6 +18,7 @@ from typing import Callable, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -241,7 +242,8 @@ def load_memory(
     if unknown := told["config"].keys() - {f.name for f in fields(MemoryConfig)}:
         raise ValueError(f"{folder}/memory.json: {min(unknown)!r} is no field of a memory; the folder is from another version of casm")
     memory = SparseMemory(MemoryConfig(**told["config"]))
-    tensors = load_file(folder / "memory.safetensors")
+    try: tensors = load_file(folder / "memory.safetensors")
+    except SafetensorError as e: raise ValueError(f"{folder}/memory.safetensors: no whole safetensors file ({e}); it is damaged, copy it again") from e
     extra = {k.removeprefix("extra."): tensors.pop(k) for k in list(tensors) if k.startswith("extra.")}
     want, have = ({k: tuple(v.shape) for k, v in d.items()} for d in (memory.state_dict(), tensors))
     if want != have:
