@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['METHODS', 'Item', 'Answer', 'split_answer', 'Method', 'tensors_of', 'count_tokens', 'answer_plain', 'Cost',
            'trained_tensors', 'plain_state', 'check_method', 'load_plain', 'plain_cost', 'FullFT', 'LoRA', 'SMF',
-           'smf_loss', 'smf_answer', 'smf_tensors', 'flat_tensors', 'smf_load', 'smf_cost', 'bank_bytes', 'set_bank',
-           'CASM', 'casm_begin', 'slot_rows', 'casm_loss', 'casm_end', 'casm_answer', 'casm_tensors', 'casm_state',
-           'casm_load', 'casm_cost', 'make_method']
+           'smf_loss', 'smf_answer', 'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes', 'set_bank', 'CASM',
+           'casm_begin', 'slot_rows', 'casm_loss', 'casm_end', 'casm_answer', 'casm_tensors', 'casm_state', 'casm_load',
+           'casm_cost', 'make_method']
 
 # %% ../nbs/10_methods.ipynb #84097154
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from .pretraining import LM, accesses, make_batch
 from .ranker import select_rows
 from .registry import Registry
 from .router import LexicalRouter, time_scope
-from .slots import RowAdamW, SlotBank, commit, from_flat, open_slots, select, to_flat, write_back
+from .slots import RowAdamW, SlotBank, commit, open_slots, select, to_flat, write_back
 
 # %% ../nbs/10_methods.ipynb #b452bfa9
 @dataclass(frozen=True)
@@ -214,13 +214,7 @@ SMF.loss, SMF.answer = smf_loss, smf_answer
 # %% ../nbs/10_methods.ipynb #1be8b52e
 def smf_tensors(method: SMF) -> dict[str, torch.Tensor]:
     "The shared slot in flat form: every row that was ever selected"
-    return flat_tensors(method.bank)
-
-def flat_tensors(bank: SlotBank) -> dict[str, torch.Tensor]:
-    "The bank's entries as `delta`, `rows`, `offsets`; rows held ready for training count with the value they have in storage"
-    param, bank.param = bank.param, None
-    try: return to_flat(bank)
-    finally: bank.param = param
+    return to_flat(method.bank)
 
 # %% ../nbs/10_methods.ipynb #e4c038d0
 def smf_load(method: SMF, tensors, meta, folder=None):
@@ -247,9 +241,7 @@ def set_bank(model: nn.Module, tensors: dict[str, torch.Tensor]) -> SlotBank:
     "Give the model's adapter the slot bank in flat `tensors`; returns it"
     layer, device = casm_layer(model), memory_of(model).table.device
     tensors = {k: v.to(device) for k, v in tensors.items()} | {"delta": tensors["delta"].to(device, torch.float32)}
-    bank = from_flat(memory_of(model).config.num_rows, **tensors)
-    layer.banks[layer.active_adapters[0]] = bank
-    return bank
+    return layer.put_bank(layer.active_adapters[0], tensors)
 
 # %% ../nbs/10_methods.ipynb #991c884a
 class CASM(Method):
@@ -297,7 +289,7 @@ def slot_rows(method: CASM, items: list[Item]) -> torch.Tensor:
     x = tensors_of(method, items)
     predicts = torch.zeros_like(x["labels"], dtype=torch.bool)
     predicts[:, :-1] = x["labels"][:, 1:] >= 0                  # position i predicts token i + 1
-    return select_rows(torch.cat(accesses(method.lm.model, x, predicts)), None, method.rows)
+    return select_rows(torch.cat(accesses(method.lm.model, x, predicts)), method.lm.stats, method.rows, "tf")
 
 # %% ../nbs/10_methods.ipynb #ccc9a523
 def casm_loss(method: CASM, batch: list[Item]) -> torch.Tensor:

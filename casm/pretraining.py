@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .adapter import attach, detach, encode, memory_layer, memory_of, pad_id
+from .adapter import attach, detach, encode, memory_of, pad_id
 from .facts import BACKGROUND_FORMS, CasmError, Fact, UNSEEN_FORM, contains, question, render
 from .memory import MemoryConfig, SparseMemory, load_memory, record_access, save_memory
 from .ranker import BackgroundStats
@@ -120,9 +120,9 @@ def new_tiny(vocab_size: int, seed: int = 0, n_keys: int = 128) -> LlamaForCausa
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True, pad_token_id=0, bos_token_id=None, eos_token_id=1))
-    memory = SparseMemory(MemoryConfig(128, n_keys=n_keys, heads=4, top_k=8, key_dim=64))
+    memory = SparseMemory(MemoryConfig(128, n_keys=n_keys, heads=4, top_k=8, key_dim=64, layers=(2,)))
     torch.nn.init.normal_(memory.table, std=128 ** -.5)
-    return attach(model, memory, layer=2)
+    return attach(model, memory)
 
 # %% ../nbs/08_pretraining.ipynb #8e03cdab
 def make_batch(tokenizer, pairs: list[tuple[str, str]], device="cpu", whole: bool = False) -> dict[str, torch.Tensor]:
@@ -190,7 +190,7 @@ def background_stats(model, tokenizer, texts: list[str], batch: int = 8, progres
         chunk = texts[i:i + batch * 8]
         x = closed_batch(tokenizer, chunk, device)
         found = accesses(model, x)
-        for j in range(0, len(chunk), batch): stats.add(torch.cat(found[j:j + batch]).cpu())
+        for j in range(0, len(chunk), batch): stats.add(torch.cat(found[j:j + batch]), "\n".join(chunk[j:j + batch]))
     model.train(was_training)
     return stats
 
@@ -205,7 +205,7 @@ def accesses(model, batch: dict[str, torch.Tensor], mask: torch.Tensor | None = 
     "The rows each text of a batch reads at the positions of `mask` (bool (B, T); None: all but padding), one int64 tensor per text"
     mask = batch["attention_mask"].bool() if mask is None else mask
     with record_access(memory_of(model), mask) as got: model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    return [r.flatten() for r in got[0].rows.split(mask.sum(1).tolist())]
+    return [r.flatten() for r in torch.cat([a.rows for a in got], 1).split(mask.sum(1).tolist())]
 
 # %% ../nbs/08_pretraining.ipynb #7ab0a11d
 def world_texts(world: list[Fact], n: int, seed: int = 0) -> list[str]:
@@ -226,14 +226,14 @@ class LM:
 # %% ../nbs/08_pretraining.ipynb #1234b8d8
 def save_lm(lm: LM, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
     "Write the backbone, the tokenizer and `memory/` into `folder`; the model in memory is left as it was"
-    folder, layer = Path(folder), memory_layer(lm.model)
+    folder = Path(folder)
     memory = detach(lm.model)
     try:
         backbone = lm.model if dtype is None else type(lm.model)(lm.model.config).to(dtype)
         if dtype is not None: backbone.load_state_dict(lm.model.state_dict())
         backbone.save_pretrained(folder); lm.tokenizer.save_pretrained(folder)
-    finally: attach(lm.model, memory, layer)
-    save_memory(memory, folder / "memory", lm.stats.tensors() | {"layer": torch.tensor(layer)}, dtype)
+    finally: attach(lm.model, memory)
+    save_memory(memory, folder / "memory", lm.stats.tensors(), dtype)
     return folder
 
 # %% ../nbs/08_pretraining.ipynb #5710e17c
@@ -249,7 +249,7 @@ def load_lm(
     if (path / "memory").is_dir():
         model, tokenizer = load_backbone(path)
         memory, extra = load_memory(path / "memory")
-        return LM(attach(model, memory, int(extra["layer"])).eval(), tokenizer, BackgroundStats.from_tensors(extra), str(name or "tiny"))
+        return LM(attach(model, memory).eval(), tokenizer, BackgroundStats.from_tensors(extra), str(name or "tiny"))
     model, tokenizer = load_backbone(name)
     torch.manual_seed(seed)
     attach(model, SparseMemory(MemoryConfig(model.config.hidden_size)))
