@@ -126,7 +126,7 @@ def row_ids(r: Ranking, seed: int) -> torch.Tensor:
 def background(r: Ranking, batches: int = 32) -> BackgroundStats:
     stats = BackgroundStats.empty(r.rows)
     for i in range(batches): stats.add(row_ids(r, 1000 + i).cpu())
-    return stats
+    return stats.to(r.device)
 
 
 def rank(r: Ranking):
@@ -186,21 +186,17 @@ def product_keys(x: Lookup):
 
 def row_keys(memory: SparseMemory, n: int) -> torch.Tensor:
     "The whole key of every row, both halves side by side: (n * n, key_dim)"
-    first, second = unit_rms(keys_of(memory)[0]).unbind(0)
+    first, second = unit_rms(memory.readers[0].keys[0]).unbind(0)
     return torch.cat([first.repeat_interleave(n, 0), second.repeat(n, 1)], -1)
 
 
 def brute_force(memory: SparseMemory, keys: torch.Tensor, hidden: torch.Tensor) -> Access:
     "A matrix product with every row's key; 128 tokens at a time, so that the scores fit in memory"
     c = memory.config
-    query = query_of(memory)(hidden[0]).unflatten(-1, (2, c.key_dim // 2))
+    query = memory.readers[0].query(hidden[0]).unflatten(-1, (2, c.key_dim // 2))
     best = [(q @ keys.T).topk(c.top_k) for q in unit_rms(query).flatten(-2).split(128)]
     scores = torch.cat([b.values for b in best])
     return Access(torch.cat([b.indices for b in best])[None], (scores / math.sqrt(c.key_dim // 2)).softmax(-1)[None])
-
-
-def query_of(memory: SparseMemory) -> nn.Module: return memory.query
-def keys_of(memory: SparseMemory) -> torch.Tensor: return memory.keys
 
 
 def matmul_topk(x: Lookup):
@@ -258,7 +254,7 @@ def with_memory(s: Step) -> tuple[nn.Module, SparseMemory, BackgroundStats]:
     for i in range(8):
         with record_access(memory) as got, torch.no_grad(): model(texts(s, 1000 + i)["input_ids"])
         stats.add(got[0].rows.cpu())
-    return model, memory, stats
+    return model, memory, stats.to(s.device)
 
 
 def smf(s: Step):
@@ -488,7 +484,7 @@ def measure(parts: list[str], quick: bool, device: str, repeats: int) -> dict:
     ratios = quotients(times)
     show_ratios(ratios)
     return {"environment": environment(device, shape["update"].dtype, repeats, quick),
-            "shapes": {p: {k: str(v) if k == "dtype" else v for k, v in asdict(shape[p]).items()} for p in raced},
+            "shapes": {p: {k: v for k, v in asdict(shape[p]).items() if k not in ("device", "dtype")} for p in raced},
             "times": {p: {n: summary(xs) for n, xs in t.items()} for p, t in times.items()}, "peak_bytes": peaks, "ratios": ratios,
             "sizes": cost_against_size(shape["update"], quick, repeats) if "sizes" in parts else {}}
 
