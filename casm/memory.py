@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MemoryConfig', 'check_config', 'paper_memory', 'product_topk', 'Access', 'Reader', 'SparseMemory', 'unit_rms',
-           'lookup', 'read_rows', 'record_access', 'access_share', 'whiten_queries', 'memory_hash', 'lookup_hash',
-           'save_memory', 'file_hash', 'load_memory']
+           'lookup', 'read_rows', 'watching', 'record_access', 'access_share', 'whiten_queries', 'memory_hash',
+           'lookup_hash', 'save_memory', 'file_hash', 'load_memory']
 
 # %% ../nbs/00_memory.ipynb #37c3ace5
 import hashlib
@@ -14,10 +14,11 @@ import math
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -157,6 +158,13 @@ def read_rows(table: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor, pa
 
 # %% ../nbs/00_memory.ipynb #009fe916
 @contextmanager
+def watching(memory: SparseMemory, watcher: Callable[[Access], None]):
+    "Within the block, `watcher` hears of every access"
+    memory.watchers.append(watcher)
+    try: yield
+    finally: memory.watchers.remove(watcher)
+
+@contextmanager
 def record_access(
     memory: SparseMemory,
     mask: torch.Tensor | None = None,  # bool (B, T): positions that count; None counts all
@@ -168,9 +176,7 @@ def record_access(
             raise ValueError(f"mask of shape {tuple(mask.shape)}: must be {tuple(a.rows.shape[:2])}, one truth value per position read")
         keep = torch.ones(a.rows.shape[:2], dtype=torch.bool, device=a.rows.device) if mask is None else mask.bool()
         got.append(Access(a.rows[keep], a.weights[keep], a.layer))
-    memory.watchers.append(watch)
-    try: yield got
-    finally: memory.watchers.remove(watch)
+    with watching(memory, watch): yield got
 
 # %% ../nbs/00_memory.ipynb #2b27eab3
 def access_share(counts: torch.Tensor, top: float) -> float:
@@ -236,7 +242,8 @@ def load_memory(
     if unknown := told["config"].keys() - {f.name for f in fields(MemoryConfig)}:
         raise ValueError(f"{folder}/memory.json: {min(unknown)!r} is no field of a memory; the folder is from another version of casm")
     memory = SparseMemory(MemoryConfig(**told["config"]))
-    tensors = load_file(folder / "memory.safetensors")
+    try: tensors = load_file(folder / "memory.safetensors")
+    except SafetensorError as e: raise ValueError(f"{folder}/memory.safetensors: no whole safetensors file ({e}); it is damaged, copy it again") from e
     extra = {k.removeprefix("extra."): tensors.pop(k) for k in list(tensors) if k.startswith("extra.")}
     want, have = ({k: tuple(v.shape) for k, v in d.items()} for d in (memory.state_dict(), tensors))
     if want != have:

@@ -6,14 +6,15 @@
 __all__ = ['SYLLABLES', 'QUALIFIERS', 'NOUNS', 'PLACES', 'RESERVED', 'YEARS', 'TINY', 'plain_word', 'any_word', 'free_token',
            'world_entity', 'world_value', 'fresh_value', 'world_relation', 'background_world', 'render_at',
            'train_tokenizer', 'new_tiny', 'make_batch', 'train_steps', 'sample_world', 'writable_tokens', 'echo',
-           'sample_pretraining', 'background_stats', 'closed_batch', 'accesses', 'world_texts', 'LM', 'save_lm',
-           'load_lm', 'load_backbone', 'pretrain_tiny', 'pretrain_period_one']
+           'sample_pretraining', 'background_stats', 'closed_batch', 'accesses', 'LookedUp', 'world_texts', 'LM',
+           'save_lm', 'load_lm', 'load_backbone', 'pretrain_tiny', 'pretrain_period_one']
 
 # %% ../nbs/08_pretraining.ipynb #5b571374
 import json
 import math
 import random
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from .adapter import attach, detach, encode, memory_of, pad_id
 from .facts import BACKGROUND_FORMS, CasmError, Fact, UNSEEN_FORM, contains, question, render
-from .memory import MemoryConfig, SparseMemory, load_memory, record_access, save_memory
+from .memory import MemoryConfig, SparseMemory, load_memory, lookup_hash, record_access, save_memory, watching
 from .ranker import BackgroundStats
 
 # %% ../nbs/08_pretraining.ipynb #a4846903
@@ -184,7 +185,7 @@ def background_stats(model, tokenizer, texts: list[str], batch: int = 8, progres
     "Row statistics over `texts` (closed sentences), `batch` texts to a background batch. Raises `ValueError` without texts."
     if not texts: raise ValueError("texts is empty: background statistics need at least one text")
     memory = memory_of(model)
-    stats, device, was_training = BackgroundStats.empty(memory.config.num_rows), memory.table.device, model.training
+    stats, device, was_training = BackgroundStats.empty(memory.config.num_rows, lookup_hash(memory)), memory.table.device, model.training
     model.eval()
     for i in tqdm(range(0, len(texts), batch * 8), desc=progress, leave=False, disable=progress is None):
         chunk = texts[i:i + batch * 8]
@@ -203,9 +204,14 @@ def closed_batch(tokenizer, texts: list[str], device="cpu") -> dict[str, torch.T
 @torch.no_grad()
 def accesses(model, batch: dict[str, torch.Tensor], mask: torch.Tensor | None = None) -> list[torch.Tensor]:
     "The rows each text of a batch reads at the positions of `mask` (bool (B, T); None: all but padding), one int64 tensor per text"
-    mask = batch["attention_mask"].bool() if mask is None else mask
-    with record_access(memory_of(model), mask) as got: model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    memory, mask = memory_of(model), batch["attention_mask"].bool() if mask is None else mask
+    def last(access):
+        if access.layer == memory.config.num_readers - 1: raise LookedUp             # the rest of the forward is not needed
+    with suppress(LookedUp), record_access(memory, mask) as got, watching(memory, last):
+        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     return [r.flatten() for r in torch.cat([a.rows for a in got], 1).split(mask.sum(1).tolist())]
+
+class LookedUp(Exception): "Every reader of a memory has looked up its rows"
 
 # %% ../nbs/08_pretraining.ipynb #7ab0a11d
 def world_texts(world: list[Fact], n: int, seed: int = 0) -> list[str]:

@@ -7,6 +7,8 @@ __all__ = ['SlotBank', 'set_param', 'move', 'insert', 'find', 'overlay', 'read_s
            'commit', 'open_slots', 'select', 'RowOptimizer', 'step_rows', 'RowSGD', 'RowAdamW', 'to_flat', 'from_flat']
 
 # %% ../nbs/02_slots.ipynb #c48fd3f2
+import math
+
 import torch
 from torch import nn
 
@@ -107,7 +109,9 @@ def train_lines(bank: SlotBank, lines: torch.Tensor, size: int) -> nn.Parameter:
     if bank.param is None: bank.param = nn.Parameter(bank.storage.new_zeros(size + 1, bank.dim))
     bank.trained = bank.param.row_ids = lines
     bank.where[lines] = torch.arange(1, len(lines) + 1, device=lines.device)
-    with torch.no_grad(): bank.param.zero_()[1:len(lines) + 1] = bank.storage[lines]
+    values = bank.param.detach()
+    values[1:len(lines) + 1] = bank.storage.index_select(0, lines)
+    values[len(lines) + 1:] = 0
     return bank.param
 
 # %% ../nbs/02_slots.ipynb #21ed68a4
@@ -115,9 +119,9 @@ def write_back(bank: SlotBank):
     "Put the rows in training into storage and take them out of training; the parameter object lives on. Raises `ValueError` when they diverged."
     if not (n := len(bank.trained)): return
     values = bank.param.detach()[1:n + 1]
-    if not values.isfinite().all(): raise ValueError(f"{n} rows in training have diverged, some value is no finite number; nothing was written, lower lr")
-    bank.storage[bank.trained] = values.float()
-    bank.where[bank.trained] = 0
+    if not all(map(math.isfinite, values.aminmax())): raise ValueError(f"{n} rows in training have diverged, some value is no finite number; nothing was written, lower lr")
+    bank.storage.index_copy_(0, bank.trained, values.float())
+    bank.where.index_fill_(0, bank.trained, 0)
     bank.trained = bank.param.row_ids = bank.trained[:0]
 
 def commit(bank: SlotBank):
@@ -151,7 +155,8 @@ def select(bank: SlotBank, slot: int, rows: torch.Tensor, size: int) -> nn.Param
     write_back(bank)
     entries = slot * bank.num_rows + rows.to(bank.storage.device)
     lines = find(bank, entries)
-    lines[lines == 0] = insert(bank, entries[lines == 0])
+    new = lines == 0
+    if new.any(): lines[new] = insert(bank, entries[new])
     return train_lines(bank, lines, size)
 
 # %% ../nbs/02_slots.ipynb #ce632c82
@@ -183,9 +188,9 @@ def step_rows(p: nn.Parameter, state: dict[str, torch.Tensor], widths: dict[str,
     for k, width in widths.items():
         old = state.get(k, p.new_zeros(0, width))
         state[k] = old if len(old) >= size else torch.cat([old, old.new_zeros(max(size, 2 * len(old)) - len(old), width)])
-    memory = {k: state[k][ids] for k in widths}
+    memory = {k: state[k].index_select(0, ids) for k in widths}
     update(p[1:n + 1], p.grad[1:n + 1], memory)
-    for k, m in memory.items(): state[k][ids] = m
+    for k, m in memory.items(): state[k].index_copy_(0, ids, m)
 
 # %% ../nbs/02_slots.ipynb #1d94b0f7
 class RowSGD(RowOptimizer):
