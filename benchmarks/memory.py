@@ -1,8 +1,8 @@
 """What the memory costs, measured side by side with what it replaces: row-sparse updates, ranking, lookup, a whole training step, peak memory.
 
-    python benchmarks/memory.py --json runs/memory.json
+    python benchmarks/memory.py --json memory.json
     python benchmarks/memory.py --only update,step --repeats 15
-    python benchmarks/memory.py --device cuda --json runs/memory-cuda.json
+    python benchmarks/memory.py --device cuda --json memory-cuda.json
 """
 import argparse
 import heapq
@@ -13,7 +13,9 @@ import resource
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -55,7 +57,7 @@ def update_batch(u: Update, seed: int) -> tuple[Access, torch.Tensor, torch.Tens
 
 
 def update_batches(u: Update): return [update_batch(u, i) for i in range(STEPS)]
-def table_of(u: Update): return torch.empty(u.rows, u.dim, device=u.device, dtype=u.dtype).normal_(std=.02)
+def table_of(u: Update): return torch.full((u.rows, u.dim), .02, device=u.device, dtype=u.dtype)  # not zeros, whose pages no memory stands behind
 
 
 def compact(u: Update, optimizer=RowAdamW):
@@ -67,7 +69,7 @@ def compact(u: Update, optimizer=RowAdamW):
     def step(i):
         access, chosen, grad = batches[i % STEPS]
         select(bank, 0, chosen, u.chosen)
-        (read_rows(table, *access[:2]) + read_slots(bank, access, slots)).backward(grad)
+        (read_rows(table, *access[:2]) + read_slots(bank, access, slots)).to(u.dtype).backward(grad)
         opt.step(); opt.zero_grad()
         write_back(bank)
     return step
@@ -330,8 +332,10 @@ UPDATES, RANKS = (compact, compact_sgd, dense_mask, sparse_sgd), (rank, rank_dic
 PARTS = {"update": UPDATES, "ranking": RANKS, "ranking_zipf": RANKS, "lookup": (product_keys, matmul_topk), "step": (smf, frozen, full_ft, lora)}
 
 FULL = {"update": Update(), "ranking": Ranking(), "ranking_zipf": Ranking(zipf=1.1), "lookup": Lookup(), "step": Step()}
-QUICK = {"update": Update(256, 8, 16, 2, 8, 4), "ranking": Ranking(256, 1024, 16), "ranking_zipf": Ranking(256, 1024, 16, 1.1),
-         "lookup": Lookup(8, 4, 8, 16, 64), "step": Step(32, 64, 2, 2, 2, 64, 8, 2, 4, 2, 8, 16)}
+TINY = {"update": {"rows": 256, "dim": 8, "chosen": 16, "batch": 2, "tokens": 8, "k": 4}, "ranking": (few := {"rows": 256, "accesses": 1024, "chosen": 16}),
+        "ranking_zipf": few, "lookup": {"n_keys": 8, "k": 4, "key_dim": 8, "hidden": 16, "tokens": 64},
+        "step": {"hidden": 32, "inner": 64, "layers": 2, "attention_heads": 2, "kv_heads": 2, "vocab": 64, "n_keys": 8, "heads": 2, "k": 4,
+                 "batch": 2, "tokens": 8, "chosen": 16}}
 LARGE = {"hidden": 2048, "inner": 8192, "layers": 16, "attention_heads": 32, "kv_heads": 8, "vocab": 32_768}  # 1 B parameters, for a GPU
 
 RATIOS = {  # part, slow contender, fast contender, and what their quotient should be
@@ -384,18 +388,25 @@ def meets(x: float, target: str) -> bool:
 
 # ---- peak memory: each contender in a process of its own
 
-def peak(part: str, name: str, arguments: list[str]) -> int:
-    "Bytes at most in use while a child builds a contender and takes two steps"
-    child = [sys.executable, __file__, "--peak", f"{part}/{name}", *arguments]
-    return int(subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True).stdout)
+def peaks_of(parts: list[str], arguments: list[str]) -> dict[str, dict[str, int]]:
+    "Bytes at most in use while a child builds a contender and takes two steps; two children at a time, which takes neither more memory"
+    def peak(part, name):
+        child = [sys.executable, __file__, "--peak", f"{part}/{name}", *arguments]
+        return int(subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    with ThreadPoolExecutor(2) as pool:
+        started = {p: {c.__name__: pool.submit(peak, p, c.__name__) for c in PARTS[p]} for p in parts}
+    return {p: {name: f.result() for name, f in fs.items()} for p, fs in started.items()}
 
 
 def print_peak(part: str, name: str, shape):
-    "The child's side. On a CPU all of the process counts; Linux starts a child at its parent's peak, so the parent must still be small"
-    if name != "imports":
-        step = next(c for c in PARTS[part] if c.__name__ == name)(shape)
-        step(0), step(1)
-    print(torch.cuda.max_memory_allocated() if shape.device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    "The child's side. On a CPU the whole process counts, with what it imported"
+    step = next(c for c in PARTS[part] if c.__name__ == name)(shape)
+    step(0)
+    step(1)
+    print(torch.cuda.max_memory_allocated() if shape.device == "cuda" else max_rss())
+
+
+def max_rss() -> int: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 # ---- cost against size
@@ -405,8 +416,8 @@ def against_size(u: Update, field: str, sizes: list[int], contenders, repeats: i
     curves = {c.__name__: [] for c in contenders}
     for n in sizes:
         shape = replace(u, **{field: n})
-        steps = {c.__name__: c(shape) for c in contenders if c is compact or shape.rows <= 2**20}
-        for name, xs in race(steps, repeats, u.device).items(): curves[name].append({field: n} | summary(xs))
+        times = race({c.__name__: c(shape) for c in contenders if c is compact or shape.rows <= 2**20}, repeats, u.device)
+        for name, xs in times.items(): curves[name].append({field: n} | summary(xs))
     return curves
 
 
@@ -442,16 +453,14 @@ def device_name(device: str) -> str:
 
 def environment(device: str, dtype: torch.dtype, repeats: int, quick: bool) -> dict:
     "What the numbers depend on beside the code"
-    import peft
-    import transformers
     return {"device": device, "device_name": device_name(device), "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads(),
-            "cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version(), "torch": torch.__version__,
-            "transformers": transformers.__version__, "peft": peft.__version__, "repeats": repeats, "quick": quick}
+            "cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version(), "repeats": repeats, "quick": quick,
+            **{name: version(name) for name in ("torch", "transformers", "peft")}, "import_bytes": max_rss()}
 
 
 def shapes(quick: bool, device: str) -> dict:
     "The shape of each part; a GPU gets bfloat16 and the larger model"
-    got = {k: replace(v, device=device) for k, v in (QUICK if quick else FULL).items()}
+    got = {k: replace(v, device=device, **(TINY[k] if quick else {})) for k, v in FULL.items()}
     if device == "cuda":
         got = {k: replace(v, dtype=torch.bfloat16) if hasattr(v, "dtype") else v for k, v in got.items()}
         if not quick: got["step"] = replace(got["step"], **LARGE)
@@ -460,9 +469,8 @@ def shapes(quick: bool, device: str) -> dict:
 
 def show_part(part: str, times: dict[str, list[float]], peaks: dict[str, int]):
     print(f"\n{part}\n  {'':14}{'ms':>11}{'min':>11}{'max':>11}{'peak MB':>11}")
-    for name in [*times, *(n for n in peaks if n not in times)]:
-        s = [f"{1e3 * x:11.2f}" for x in summary(times[name]).values()] if name in times else [f"{'':11}"] * 3
-        print(f"  {name:14}{''.join(s)}" + (f"{peaks[name] / 2**20:11.0f}" if name in peaks else ""), flush=True)
+    for name, xs in times.items():
+        print(f"  {name:14}" + "".join(f"{1e3 * x:11.2f}" for x in summary(xs).values()) + (f"{peaks[name] / 2**20:11.0f}" if name in peaks else ""), flush=True)
 
 
 def show_ratios(ratios: dict[str, dict]):
@@ -475,15 +483,15 @@ def measure(parts: list[str], quick: bool, device: str, repeats: int) -> dict:
     "Everything asked for, printed as it comes"
     shape, flags = shapes(quick, device), ["--device", device] + ["--quick"] * quick
     raced = [p for p in PARTS if p in parts]
-    # first of all: see print_peak
-    peaks = {p: {n: peak(p, n, flags) for n in ["imports", *(c.__name__ for c in PARTS[p])]} for p in raced}
-    times = {}
+    about = environment(device, shape["update"].dtype, repeats, quick)
+    print(", ".join(f"{k} {v}" for k, v in about.items()))
+    peaks, times = peaks_of(raced, flags), {}       # peaks before all else: Linux starts a child at its parent's peak, so the parent must be small
     for p in raced:
         times[p] = race({c.__name__: c(shape[p]) for c in PARTS[p]}, repeats, device)
         show_part(p, times[p], peaks[p])
     ratios = quotients(times)
     show_ratios(ratios)
-    return {"environment": environment(device, shape["update"].dtype, repeats, quick),
+    return {"environment": about,
             "shapes": {p: {k: v for k, v in asdict(shape[p]).items() if k not in ("device", "dtype")} for p in raced},
             "times": {p: {n: summary(xs) for n, xs in t.items()} for p, t in times.items()}, "peak_bytes": peaks, "ratios": ratios,
             "sizes": cost_against_size(shape["update"], quick, repeats) if "sizes" in parts else {}}
@@ -492,7 +500,7 @@ def measure(parts: list[str], quick: bool, device: str, repeats: int) -> dict:
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--only", default=",".join([*PARTS, "sizes"]), help="parts, comma-separated (default: %(default)s)")
-    p.add_argument("--repeats", type=int, default=0, help="timed turns of every contender (default 7, with --quick 2)")
+    p.add_argument("--repeats", type=int, help="timed turns of every contender (default: 7, with --quick 2)")
     p.add_argument("--quick", action="store_true", help="tiny shapes: shows that everything runs, the numbers mean nothing")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: bfloat16, and a Llama of 1 B parameters")
     p.add_argument("--json", type=Path, help="also write the results here")
@@ -502,7 +510,10 @@ def main():
         part, name = a.peak.split("/")
         return print_peak(part, name, shapes(a.quick, a.device)[part])
     parts = a.only.split(",")
-    if unknown := [x for x in parts if x not in PARTS and x != "sizes"]: p.error(f"--only: {unknown[0]!r} is unknown; choose from {', '.join(PARTS)}, sizes")
+    if unknown := set(parts) - {*PARTS, "sizes"}: p.error(f"--only: {min(unknown)!r} is unknown; choose from {', '.join(PARTS)}, sizes")
+    if a.repeats is not None and a.repeats < 1: p.error(f"--repeats: {a.repeats}; at least 1")
+    if a.device == "cuda" and not torch.cuda.is_available(): p.error("--device: no CUDA device here")
+    if a.json and not a.json.parent.is_dir(): p.error(f"--json: {a.json.parent} is no folder")
     result = measure(parts, a.quick, a.device, a.repeats or (2 if a.quick else 7))
     if a.json: write_json_atomic(a.json, result)
 
