@@ -312,9 +312,9 @@ def casm_loss(method: CASM, batch: list[Item]) -> torch.Tensor:
 def casm_end(method: CASM):
     "Commit the slots, in half precision, and the facts that they answer for"
     if method.bank.param is not None:
+        if not method.bank.param.half().isfinite().all(): raise CasmError("slots diverged: a delta is no finite half-precision number; lower lr")
         commit(method.bank)
         method.bank.storage = method.bank.storage.half().float()     # what is read now is to the bit what will be loaded
-        if not method.bank.storage.isfinite().all(): raise CasmError("slots diverged: a delta is no finite half-precision number; lower lr")
     if method.pending:
         facts, slots = zip(*method.pending)
         method.registry.assert_facts(list(facts), slots=list(slots), bank=hash_tensors(method.tensors()), source=f"period {method.periods[-1]}")
