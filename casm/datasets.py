@@ -47,14 +47,14 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict]]:
     "Each object of a JSON Lines file with its place. Raises `CasmError` for a line that is none."
     for where, line in read_lines(path):
         try: row = json.loads(line)
-        except (ValueError, RecursionError) as e: raise CasmError(f"{where} is not JSON ({e}); write one JSON object on each line") from None
+        except (ValueError, RecursionError) as e: raise CasmError(f"{where} is not JSON ({getattr(e, 'msg', e)}); write one JSON object on each line") from None
         if not isinstance(row, dict): raise CasmError(f"{where} is no JSON object but {reprlib.repr(row)}; write one JSON object on each line")
         yield where, row
 
 # %% ../nbs/22_datasets.ipynb #ed6af590
 def text_in(row: dict, field: str, where: str) -> str:
     "The text of a field, without white space around it. Raises `CasmError` when the field is missing or holds none."
-    if field not in row: raise CasmError(f"{where}: no field {field!r}; it has {', '.join(map(repr, row)) or 'no field'}")
+    if field not in row: raise CasmError(f"{where}: no field {field!r}; it has {', '.join(map(repr, row)) or 'none'}; add or rename one")
     return checked_text(row[field], f"{where}: {field}")
 
 def checked_text(text, where: str) -> str:
@@ -67,7 +67,7 @@ def checked_text(text, where: str) -> str:
 
 # %% ../nbs/22_datasets.ipynb #e09878ea
 _PIECE = 1 << 20  # characters read at a time
-_BETWEEN = re.compile(r"\s*(?:,\s*(?![\s\]])|(?=\]))")  # what may follow a record
+_SPACE, _BETWEEN = re.compile(r"\s*"), re.compile(r"\s*(?:,\s*(?![\s\]])|(?=\]))")  # what may follow a record
 
 def read_json_list(path: Path, key: str) -> Iterator[tuple[str, dict]]:
     "Each object in the list `key` of a JSON object, with its place. Raises `CasmError` where the file is no such thing."
@@ -77,12 +77,16 @@ def read_json_list(path: Path, key: str) -> Iterator[tuple[str, dict]]:
         head = re.search(rf'"{key}"\s*:\s*\[\s*', text)
         if not head: raise CasmError(f'{path}: no list "{key}" at its start; give the official JSON file, or JSON lines with the suffix .jsonl')
         pos, line = head.end(), 1 + text.count("\n", 0, head.end())
-        while text[pos:pos + 1] != "]":
+        while True:
+            start = _SPACE.match(text, pos).end()
+            line, pos = line + text.count("\n", pos, start), start
+            if text[pos:pos + 1] == "]": return
             wrong = "the list has no end"
             try: end = _BETWEEN.match(text, (found := decode(text, pos))[1])
-            except (ValueError, RecursionError) as e: end, wrong = None, e
+            except (ValueError, RecursionError) as e: end, wrong = None, getattr(e, "msg", e)
             if end and end.end() < len(text):
-                if not isinstance(found[0], dict): raise CasmError(f"{path}: line {line} is no JSON object but {reprlib.repr(found[0])}; give the official JSON file")
+                if not isinstance(found[0], dict):
+                    raise CasmError(f"{path}: line {line} is no JSON object but {reprlib.repr(found[0])}; give the official JSON file")
                 yield f"{path}: line {line}", found[0]
                 line, pos = line + text.count("\n", pos, end.end()), end.end()
             else:                                        # perhaps the record only goes on behind the window: widen it
@@ -115,7 +119,7 @@ def read_companion(
     for where, row in read_json_lines(Path(path)):
         at = text_in(row, key, where)
         if at in found: raise CasmError(f"{where}: {key} {at!r} stands in {found[at][0]} too; remove one of the two")
-        if field not in row: raise CasmError(f"{where}: no field {field!r}; it has {', '.join(map(repr, row))}")
+        if field not in row: raise CasmError(f"{where}: no field {field!r}; it has {', '.join(map(repr, row))}; add or rename one")
         found[at] = where, row[field]
     return found
 
@@ -244,7 +248,8 @@ def _parquet_texts(path):
     n = 0
     try:
         with path.open("rb") as f, parquet.ParquetFile(f) as table:
-            if "text" not in table.schema_arrow.names: raise CasmError(f"{path}: no column 'text'; it has {', '.join(map(repr, table.schema_arrow.names))}")
+            names = table.schema_arrow.names
+            if "text" not in names: raise CasmError(f"{path}: no column 'text'; it has {', '.join(map(repr, names))}; rename one")
             for rows in table.iter_batches(1024, columns=["text"]):
                 for n, text in enumerate(rows.column(0).to_pylist(), n + 1): yield checked_text(text, f"{path}: row {n}: text")
     except ArrowException as e: raise CasmError(f"{path}: is no whole parquet file ({str(e).splitlines()[0]}); get it again") from None
@@ -259,10 +264,11 @@ def text_files(path: str | Path) -> list[Path]:
     path = Path(path)
     found = [path]
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts))
+        found = sorted(p for p in path.rglob("*") if p.is_file() and not any(x.startswith(".") for x in p.relative_to(path).parts))
         if not found: raise CasmError(f"{path}: the folder holds no file; give one with {', '.join(_READERS)} files")
     for p in found:
-        if p.suffix.lower() not in _READERS: raise CasmError(f"{p}: its suffix is none of {', '.join(_READERS)}; unpack or rename it, or move it out of the corpus")
+        if p.suffix.lower() not in _READERS:
+            raise CasmError(f"{p}: its suffix is none of {', '.join(_READERS)}; unpack or rename it, or move it out of the corpus")
     return found
 
 def read_texts(path: str | Path) -> Iterator[str]:
@@ -278,7 +284,8 @@ HUB = {  # name on the Hugging Face hub -> which part of it
 def hub_texts(name: str) -> Iterator[str]:
     "The texts of a corpus in `HUB`, streamed. Raises `CasmError` without the package `datasets` or the network."
     try: from datasets import load_dataset
-    except ImportError: raise CasmError(f"{name}: corpora of the hub are read with the package datasets, which is missing: pip install 'datasets>=4'; or give a file") from None
+    except ImportError:
+        raise CasmError(f"{name}: the hub is read with the package datasets, which is missing: pip install 'datasets>=4'; or give a file") from None
     try:
         for row in load_dataset(name, split="train", streaming=True, **HUB[name]):
             if row["text"].strip(): yield row["text"].strip()
