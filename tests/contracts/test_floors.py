@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "cli": below(8),
 }
 # what the requirements themselves cannot do without
-GRANTED = {"numpy", "tokenizers", "huggingface_hub"}
+GRANTED = {"numpy", "tokenizers", "huggingface_hub", "pyarrow"}
 
 
 def imports(module):
@@ -74,15 +74,15 @@ def test_imports_go_down(module):
 
 @each
 def test_packages_are_required(module):
-    "Only the standard library and what `pip install casm` brings (the optional lm_eval where it is asked for)"
+    "Only the standard library and what `pip install casm` brings (the optional lm_eval and datasets where they are asked for)"
     ini = configparser.ConfigParser(delimiters=["="])
     ini.read(root / "settings.ini", encoding="utf-8")
-    required = {re.match(r"[\w-]+", r)[0] for extra in ("", "eval_") for r in ini["DEFAULT"][f"{extra}requirements"].split()}
+    required = {re.match(r"[\w-]+", r)[0] for extra in ("", "eval_", "data_") for r in ini["DEFAULT"][f"{extra}requirements"].split()}
     required = {"google" if r == "google-genai" else r for r in required}
     assert imports(module)[1] <= required | GRANTED | sys.stdlib_module_names
 
 
 def test_facts_need_no_torch():
-    "Facts, benchmark and registry are useful, and quick to import, without a model"
-    code = "import sys, casm.facts, casm.benchmark, casm.registry; assert 'torch' not in sys.modules"
+    "Facts, benchmark, registry and datasets are useful, and quick to import, without a model"
+    code = "import sys, casm.facts, casm.benchmark, casm.registry, casm.datasets; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
