@@ -470,7 +470,8 @@ def shapes(quick: bool, device: str) -> dict:
 def show_part(part: str, times: dict[str, list[float]], peaks: dict[str, int]):
     print(f"\n{part}\n  {'':14}{'ms':>11}{'min':>11}{'max':>11}{'peak MB':>11}")
     for name, xs in times.items():
-        print(f"  {name:14}" + "".join(f"{1e3 * x:11.2f}" for x in summary(xs).values()) + (f"{peaks[name] / 2**20:11.0f}" if name in peaks else ""), flush=True)
+        memory = f"{peaks[name] / 2**20:11.0f}" if name in peaks else ""
+        print(f"  {name:14}" + "".join(f"{1e3 * x:11.2f}" for x in summary(xs).values()) + memory, flush=True)
 
 
 def show_ratios(ratios: dict[str, dict]):
