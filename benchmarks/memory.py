@@ -338,7 +338,7 @@ TINY = {"update": {"rows": 256, "dim": 8, "chosen": 16, "batch": 2, "tokens": 8,
                  "batch": 2, "tokens": 8, "chosen": 16}}
 LARGE = {"hidden": 2048, "inner": 8192, "layers": 16, "attention_heads": 32, "kv_heads": 8, "vocab": 32_768}  # 1 B parameters, for a GPU
 
-RATIOS = {  # part, slow contender, fast contender, and what their quotient should be
+RATIOS = {  # part, whose time is divided by whose, and what the quotient should be
     "compact_vs_dense_mask": ("update", "dense_mask", "compact", ">= 100"),
     "compact_vs_sparse_sgd": ("update", "sparse_sgd", "compact_sgd", ">= 1"),
     "rank_vs_dict": ("ranking", "rank_dict", "rank", ">= 30"),
@@ -424,7 +424,7 @@ def against_size(u: Update, field: str, sizes: list[int], contenders, repeats: i
 def cost_against_size(u: Update, quick: bool, repeats: int) -> dict:
     rows, chosen = ([2**6, 2**8], [4, 16]) if quick else ([2**i for i in range(12, 23)], [2**i for i in range(5, 15)])
     return {"rows": against_size(u, "rows", rows, (compact, dense_mask, sparse_sgd), repeats),
-            "chosen": against_size(u, "chosen", chosen, (compact, sparse_sgd), repeats)}
+            "chosen": against_size(u, "chosen", chosen, (compact, compact_sgd, sparse_sgd), repeats)}
 
 
 def plot(sizes: dict):
@@ -470,7 +470,8 @@ def shapes(quick: bool, device: str) -> dict:
 def show_part(part: str, times: dict[str, list[float]], peaks: dict[str, int]):
     print(f"\n{part}\n  {'':14}{'ms':>11}{'min':>11}{'max':>11}{'peak MB':>11}")
     for name, xs in times.items():
-        print(f"  {name:14}" + "".join(f"{1e3 * x:11.2f}" for x in summary(xs).values()) + (f"{peaks[name] / 2**20:11.0f}" if name in peaks else ""), flush=True)
+        memory = f"{peaks[name] / 2**20:11.0f}" if name in peaks else ""
+        print(f"  {name:14}" + "".join(f"{1e3 * x:11.2f}" for x in summary(xs).values()) + memory, flush=True)
 
 
 def show_ratios(ratios: dict[str, dict]):
@@ -479,22 +480,29 @@ def show_ratios(ratios: dict[str, dict]):
         print(f"{name:24}{r['median']:9.3g}{r['min']:9.3g}{r['max']:9.3g}   " + (f"{r['target']:8}{'met' if r['met'] else 'missed'}" if r["target"] else "-"))
 
 
+def show_sizes(sizes: dict[str, dict[str, list[dict]]]):
+    for field, curves in sizes.items():
+        print(f"\nms per update step against {field}")
+        for name, points in curves.items(): print(f"  {name:12}" + "  ".join(f"{p[field]}: {1e3 * p['median']:.3g}" for p in points))
+
+
 def measure(parts: list[str], quick: bool, device: str, repeats: int) -> dict:
     "Everything asked for, printed as it comes"
     shape, flags = shapes(quick, device), ["--device", device] + ["--quick"] * quick
     raced = [p for p in PARTS if p in parts]
     about = environment(device, shape["update"].dtype, repeats, quick)
-    print(", ".join(f"{k} {v}" for k, v in about.items()))
+    print(", ".join(f"{k} {v}" for k, v in about.items()), flush=True)
     peaks, times = peaks_of(raced, flags), {}       # peaks before all else: Linux starts a child at its parent's peak, so the parent must be small
     for p in raced:
         times[p] = race({c.__name__: c(shape[p]) for c in PARTS[p]}, repeats, device)
         show_part(p, times[p], peaks[p])
     ratios = quotients(times)
-    show_ratios(ratios)
+    if ratios: show_ratios(ratios)
+    sizes = cost_against_size(shape["update"], quick, repeats) if "sizes" in parts else {}
+    show_sizes(sizes)
     return {"environment": about,
             "shapes": {p: {k: v for k, v in asdict(shape[p]).items() if k not in ("device", "dtype")} for p in raced},
-            "times": {p: {n: summary(xs) for n, xs in t.items()} for p, t in times.items()}, "peak_bytes": peaks, "ratios": ratios,
-            "sizes": cost_against_size(shape["update"], quick, repeats) if "sizes" in parts else {}}
+            "times": {p: {n: summary(xs) for n, xs in t.items()} for p, t in times.items()}, "peak_bytes": peaks, "ratios": ratios, "sizes": sizes}
 
 
 def main():
