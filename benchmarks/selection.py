@@ -21,7 +21,7 @@ def chooser(where: str, score: str):
         x = methods.tensors_of(method, items)
         mask = x["attention_mask"].bool()
         if where == "answer": mask = torch.zeros_like(mask).index_copy_(1, torch.arange(mask.shape[1] - 1), x["labels"][:, 1:] >= 0)
-        return select_rows(torch.cat(accesses(method.lm.model, x, mask)), method.lm.stats if score == "tf-idf" else None, method.rows)
+        return select_rows(torch.cat(accesses(method.lm.model, x, mask)), method.lm.stats, method.rows, score)
     return slot_rows
 
 
@@ -35,7 +35,7 @@ if __name__ == "__main__":
     bench, rows = generate(a.facts, seed=100), []
     for size in map(int, a.rows.split(",")):
         for where in ("all", "answer"):
-            for score in ("tf-idf", "tf"):
+            for score in ("tfidf", "tf"):
                 methods.slot_rows = chooser(where, score)
                 r = run_one("casm", 0, bench, "delta", start_checkpoint(bench, 0), a.out / f"{where}-{score}-{size}", ({"rows": size}, RECIPES["casm"][1]))
                 rows.append({"positions": where, "score": score, "rows": size, **{k: r[k] for k in ("plasticity", "stability", "history", "bytes_stored")},

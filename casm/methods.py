@@ -289,7 +289,7 @@ def slot_rows(method: CASM, items: list[Item]) -> torch.Tensor:
     x = tensors_of(method, items)
     predicts = torch.zeros_like(x["labels"], dtype=torch.bool)
     predicts[:, :-1] = x["labels"][:, 1:] >= 0                  # position i predicts token i + 1
-    return select_rows(torch.cat(accesses(method.lm.model, x, predicts)), None, method.rows)
+    return select_rows(torch.cat(accesses(method.lm.model, x, predicts)), method.lm.stats, method.rows, "tf")
 
 # %% ../nbs/10_methods.ipynb #ccc9a523
 def casm_loss(method: CASM, batch: list[Item]) -> torch.Tensor:

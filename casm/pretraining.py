@@ -190,7 +190,7 @@ def background_stats(model, tokenizer, texts: list[str], batch: int = 8, progres
         chunk = texts[i:i + batch * 8]
         x = closed_batch(tokenizer, chunk, device)
         found = accesses(model, x)
-        for j in range(0, len(chunk), batch): stats.add(torch.cat(found[j:j + batch]).cpu())
+        for j in range(0, len(chunk), batch): stats.add(torch.cat(found[j:j + batch]), "\n".join(chunk[j:j + batch]))
     model.train(was_training)
     return stats
 
