@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MemoryMLP', 'decoder_layers', 'attach', 'memory_of', 'detach', 'CasmPeftType', 'CasmConfig', 'CasmLayer',
-           'named_slots', 'per_sample', 'flat_hash', 'add_bank', 'bank_of', 'put_bank', 'flatten', 'move_banks',
-           'available', 'check_name', 'CasmModel', 'find_memory', 'reading', 'register', 'add_slots', 'casm_layer',
-           'slot_bank', 'save_adapter', 'save_only', 'load_adapter', 'check_file', 'pad_id', 'encode']
+           'named_slots', 'slots_now', 'per_sample', 'flat_hash', 'add_bank', 'bank_of', 'put_bank', 'flatten',
+           'move_banks', 'available', 'check_name', 'CasmModel', 'find_memory', 'reading', 'register', 'add_slots',
+           'casm_layer', 'slot_bank', 'save_adapter', 'save_only', 'load_adapter', 'check_file', 'pad_id', 'encode']
 
 # %% ../nbs/06_adapter.ipynb #34033d0e
 import enum
@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import tempfile
+from collections import deque
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,7 +45,7 @@ class MemoryMLP(nn.Module):
         out = self.memory.project(hidden, y, self.layer)
         return out if self.memory.config.placement == "replace" else self.mlp(hidden) + out
 
-# %% ../nbs/06_adapter.ipynb #795b0641
+# %% ../nbs/06_adapter.ipynb #83950575
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     "The list of a causal LM's decoder layers: the longest `nn.ModuleList` whose members all have an `mlp`. Raises `ValueError` without one."
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) and all(hasattr(x, "mlp") for x in m)]
@@ -95,7 +96,7 @@ class CasmPeftType(str, enum.Enum):
 class CasmConfig(PeftConfig):
     "A slot bank over an attached memory: `num_deltas` rows in `num_slots` slots."
     target_modules: str = field(default=r".*\.mlp", metadata={"help": "where memories are attached; read by PEFT, the memory's own place decides"})
-    memory: str | None = field(default=None, metadata={"help": "folder of the memory to attach to a model that has none; relative to the adapter's folder when loaded"})
+    memory: str | None = field(default=None, metadata={"help": "folder of the memory to attach to a model that has none; sought beside the adapter's folder first"})
     memory_hash: str | None = field(default=None, metadata={"help": "content hash of the memory the deltas were trained on; None takes the model's"})
     num_deltas: int = field(default=0, metadata={"help": "rows over all slots, N"})
     num_slots: int = field(default=0, metadata={"help": "slots, S"})
@@ -107,9 +108,11 @@ class CasmConfig(PeftConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, subfolder=None, **kwargs):
-        "As PEFT's, the memory's folder found from the adapter's"
+        "As PEFT's; the memory's folder may have moved with the adapter's"
         config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
-        if config.memory: config.memory = str((Path(pretrained_model_name_or_path) / (subfolder or "") / config.memory).resolve())
+        if config.memory:
+            beside = (Path(pretrained_model_name_or_path) / (subfolder or "")).resolve().parent / Path(config.memory).name
+            if beside.is_dir(): config.memory = str(beside)
         return config
 
 # %% ../nbs/06_adapter.ipynb #de9a418b
@@ -123,7 +126,7 @@ class CasmLayer(nn.Module, BaseTunerLayer):
         self.base_layer, self.slots = base_layer, None                         # slots: what `reading` names for the forwards within it
         self.casm_open, self._first = nn.ParameterDict(), first and (first,)   # a tuple: the first layer is no part of this one
         self.casm_delta, self.casm_rows, self.casm_offsets = (BufferDict(persistent=True) for _ in range(3))
-        self.banks, self.configs = {}, {}
+        self.banks, self.configs, self.passed = {}, {}, deque(maxlen=64)       # passed: the slots of the latest forwards
         self._disable_adapters, self._active_adapter, self.merged_adapters = False, [], []
         self.register_load_state_dict_post_hook(lambda *_: self.banks.clear())
         self.register_state_dict_pre_hook(lambda *_: [self.flatten(name) for name in self.banks])
@@ -145,20 +148,26 @@ class CasmLayer(nn.Module, BaseTunerLayer):
 # %% ../nbs/06_adapter.ipynb #8d3d2f54
 def named_slots(layer: CasmLayer) -> dict[str, torch.Tensor]:
     "The slots that the forward in progress reads, by adapter. Raises `ValueError` when they name no active adapter, or not which."
-    if layer.slots is None or layer.disable_adapters: return {}
-    active = layer.active_adapters
-    if isinstance(layer.slots, dict):
-        if unknown := layer.slots.keys() - set(active): raise ValueError(f"slots: adapter {min(unknown)!r} is not active; active are {active}")
-        return layer.slots
+    slots, active = slots_now(layer), layer.active_adapters
+    if slots is None or layer.disable_adapters: return {}
+    if isinstance(slots, dict):
+        if unknown := slots.keys() - set(active): raise ValueError(f"slots: adapter {min(unknown)!r} is not active; active are {active}")
+        return slots
     if len(active) != 1: raise ValueError(f"slots: adapters {active} are active; name the slots of each in a dictionary")
-    return {active[0]: layer.slots}
+    return {active[0]: slots}
+
+def slots_now(layer: CasmLayer) -> torch.Tensor | dict[str, torch.Tensor] | None:
+    "The slots named for this forward; gradient checkpointing repeats forwards within backward, last one first, when nobody names their slots any more"
+    if torch._C._current_graph_task_id() != -1: return layer.passed.pop()
+    if layer.training: layer.passed.append(layer.slots)
+    return layer.slots
 
 def per_sample(slots: torch.Tensor, batch: int) -> torch.Tensor:
     "Slots for each sample of a batch that generation may have widened to several beams per prompt"
     if batch % len(slots): raise ValueError(f"slots name {len(slots)} samples, the batch holds {batch}: one slot per sample")
     return slots.repeat_interleave(batch // len(slots), 0)
 
-# %% ../nbs/06_adapter.ipynb #d8a59cbf
+# %% ../nbs/06_adapter.ipynb #3e91f21c
 def flat_hash(flat: dict[str, torch.Tensor]) -> str:
     "SHA-256 over a bank's flat tensors, 64 hex digits"
     h = hashlib.sha256()
@@ -200,7 +209,7 @@ def flatten(layer: CasmLayer, name: str):
     layer.casm_delta[name], layer.casm_rows[name], layer.casm_offsets[name] = flat["delta"], flat["rows"], flat["offsets"]
     config.num_deltas, config.num_slots = len(flat["rows"]), len(flat["offsets"]) - 1
 
-# %% ../nbs/06_adapter.ipynb #2f3721ae
+# %% ../nbs/06_adapter.ipynb #371318e7
 def move_banks(layer: CasmLayer, function, recurse: bool = True) -> CasmLayer:
     "What `.to`, `.cuda` and the like call: banks follow the table's device and stay in float32"
     nn.Module._apply(layer, function, recurse)
@@ -212,13 +221,13 @@ def available(layer: CasmLayer) -> set[str]: return set(layer.first.casm_delta.k
 CasmLayer.named_slots, CasmLayer.add_bank, CasmLayer.put_bank, CasmLayer.bank, CasmLayer.flatten = named_slots, add_bank, put_bank, bank_of, flatten
 CasmLayer._apply, CasmLayer._get_available_adapters = move_banks, available
 
-# %% ../nbs/06_adapter.ipynb #a3869454
+# %% ../nbs/06_adapter.ipynb #12ddbdc2
 def check_name(model: nn.Module, name: str):
     "Raises `ValueError` for an adapter name that PEFT could confuse with another part of a tensor's name"
-    parts = {p for key, _ in model.named_parameters() for p in key.split(".")} - {name}
-    taken = set(dir(nn.ModuleDict())) | set(dir(nn.ParameterDict())) | {p for key, m in model.named_modules() if not isinstance(m, (nn.ParameterDict, BufferDict)) for p in key.split(".")}
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or name in taken | {"weight", "bias"} or name in "casm_":
-        raise ValueError(f"adapter_name={name!r}: must be letters, digits, - and _, begin with a letter, and be no part of the model's own names; call it v{len(parts)} or the like")
+    modules = [key for key, m in model.named_modules() if not isinstance(m, (nn.ParameterDict, BufferDict))]
+    taken = {"weight", "bias", *dir(nn.ModuleDict()), *dir(nn.ParameterDict()), *(p for key in modules for p in key.split("."))}
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or name in taken or name in CasmModel.prefix:
+        raise ValueError(f"adapter_name={name!r}: must be letters, digits, - and _, begin with a letter, be no part of {CasmModel.prefix!r} and no name within the model; call it v1 or the like")
 
 # %% ../nbs/06_adapter.ipynb #364fa6d2
 class CasmModel(BaseTuner):
@@ -260,7 +269,7 @@ class CasmModel(BaseTuner):
         if adapter_names is not None: raise ValueError(f"adapter_names={adapter_names}: samples choose slots here, not adapters; give slots=")
         with nullcontext() if slots is None else reading(self.model, slots): yield
 
-# %% ../nbs/06_adapter.ipynb #59c90f52
+# %% ../nbs/06_adapter.ipynb #8272fb7f
 def find_memory(config: CasmConfig, model: nn.Module):
     "Attach the configured memory to a model without one. Raises `ValueError`, and changes nothing, when there is none or it is another."
     attached = any(isinstance(m, MemoryMLP) for m in model.modules())
@@ -316,7 +325,7 @@ def slot_bank(model: nn.Module, adapter_name: str | None = None) -> SlotBank:
     layer = casm_layer(model)
     return layer.bank(adapter_name or layer.active_adapters[0])
 
-# %% ../nbs/06_adapter.ipynb #812a43e8
+# %% ../nbs/06_adapter.ipynb #ef9630e3
 def save_adapter(model: PeftModel, folder: str | Path, adapter_name: str | None = None) -> Path:
     "Write one adapter (by default the active one) and, beside its folder, the memory it lies over, unless that is there; returns the folder."
     folder, layer = Path(folder), casm_layer(model)
@@ -324,7 +333,7 @@ def save_adapter(model: PeftModel, folder: str | Path, adapter_name: str | None 
     memory, config = memory_of(model), model.peft_config[name]
     home = folder.parent / f"memory-{config.memory_hash[:16]}"
     if not (home / "memory.json").exists(): save_memory(memory, home)
-    config.memory, config.bank_hash = f"../{home.name}", flat_hash(to_flat(layer.bank(name)))
+    config.memory, config.bank_hash = str(home.resolve()), flat_hash(to_flat(layer.bank(name)))
     try: save_only(model, name, folder)
     finally: config.bank_hash = None
     return folder
@@ -338,7 +347,7 @@ def save_only(model: PeftModel, name: str, folder: Path):
         for f in made.iterdir():
             if f.is_file(): os.replace(f, folder / f.name)
 
-# %% ../nbs/06_adapter.ipynb #3a46b422
+# %% ../nbs/06_adapter.ipynb #1d3df368
 def load_adapter(
     model: nn.Module,  # the backbone, with its memory or without; or a `PeftModel` that gets one adapter more
     folder: str | Path,  # what `save_adapter` wrote
@@ -347,7 +356,7 @@ def load_adapter(
     "Load an adapter, and its memory if need be. Raises `ValueError` before the model changes when a tensor is missing, extra, foreign or damaged."
     folder = Path(folder)
     config = CasmConfig.from_pretrained(folder)
-    check_file(folder, config)
+    check_file(folder, config, {n.removeprefix("base_model.model.") for n, _ in model.named_modules()})
     check_name(model, adapter_name)
     if isinstance(model, PeftModel): model.load_adapter(folder, adapter_name)
     else: model = PeftModel.from_pretrained(model, folder, adapter_name)
@@ -355,13 +364,16 @@ def load_adapter(
     slot_bank(model, adapter_name)
     return model
 
-def check_file(folder: Path, config: CasmConfig):
-    "Raises `ValueError` unless the adapter's file holds exactly the bank that its configuration describes"
+def check_file(folder: Path, config: CasmConfig, modules: set[str]):
+    "Raises `ValueError` unless the adapter's file holds exactly the bank that its configuration describes, for one of the `modules`"
     path = folder / "adapter_model.safetensors"
-    flat = {k.rpartition(".casm_")[2]: v for k, v in load_file(path).items()}
+    tensors = load_file(path)
+    flat = {k.rpartition(".casm_")[2]: v for k, v in tensors.items()}
     want = {"delta": config.num_deltas, "rows": config.num_deltas, "offsets": config.num_slots + 1}
     if wrong := sorted(flat.keys() ^ want.keys()) or [k for k in want if len(flat[k]) != want[k]]:
         raise ValueError(f"{path}: tensor {wrong[0]!r} is {'missing' if wrong[0] not in flat else 'not what adapter_config.json describes'}; copy the adapter again")
+    places = {k.rpartition(".casm_")[0].removeprefix("base_model.model.") for k in tensors}
+    if len(places) > 1 or not places <= modules: raise ValueError(f"{path}: is for {' and '.join(sorted(places))}, which is not one place in this model; load it onto the model it was trained on")
     if config.bank_hash not in (None, flat_hash(flat)): raise ValueError(f"{path}: its tensors are not those that adapter_config.json names by SHA-256; the file is damaged, copy it again")
 
 # %% ../nbs/06_adapter.ipynb #7c09689d

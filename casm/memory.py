@@ -47,7 +47,7 @@ class MemoryConfig:
     @property
     def num_rows(self) -> int: return self.n_keys ** 2 * (1 if self.share_values else self.num_readers)
 
-# %% ../nbs/00_memory.ipynb #6489694d
+# %% ../nbs/00_memory.ipynb #1c1c4316
 def check_config(c: MemoryConfig):
     "Raises `ValueError` for the first field that can't work"
     for name in ("hidden_size", "n_keys", "heads", "top_k", "key_dim", "value_dim"):
@@ -61,7 +61,7 @@ def check_config(c: MemoryConfig):
     for name, allowed in (("qk_norm", (True, False)), ("share_values", (True, False)), ("placement", ("add", "replace"))):
         if getattr(c, name) not in allowed: raise ValueError(f"{name}={getattr(c, name)!r}: must be one of {', '.join(map(str, allowed))}")
 
-# %% ../nbs/00_memory.ipynb #c036e2d2
+# %% ../nbs/00_memory.ipynb #3291a14e
 def paper_memory(hidden_size: int = 2048) -> MemoryConfig:
     "The memory of Lin et al. (2025), section 5, for a model of any width"
     return MemoryConfig(hidden_size, n_keys=1024, heads=4, top_k=32, key_dim=hidden_size // 4 * 2, value_dim=1024, placement="replace")
@@ -89,7 +89,7 @@ class Access(NamedTuple):
     weights: torch.Tensor  # float (B, T, heads*top_k); each head's weights sum to one
     layer: int = 0  # which of the memory's readers looked them up
 
-# %% ../nbs/00_memory.ipynb #1e36b16c
+# %% ../nbs/00_memory.ipynb #8496e9d8
 class Reader(nn.Module):
     "One layer's way into the table: its queries, half-keys, gate and output."
     def __init__(self, c: MemoryConfig):
@@ -172,13 +172,13 @@ def record_access(
     try: yield got
     finally: memory.watchers.remove(watch)
 
-# %% ../nbs/00_memory.ipynb #d45058cf
+# %% ../nbs/00_memory.ipynb #2b27eab3
 def access_share(counts: torch.Tensor, top: float) -> float:
     "The share of all accesses that falls on the most-read share `top` of the rows. `counts` (num_rows,): accesses of each row"
     counts = counts.double().sort(descending=True).values
     return (counts[:max(1, round(top * len(counts)))].sum() / counts.sum()).item()
 
-# %% ../nbs/00_memory.ipynb #52a2dc08
+# %% ../nbs/00_memory.ipynb #048bb3bd
 @torch.no_grad()
 def whiten_queries(reader: Reader, hidden: torch.Tensor, floor: float = 1e-4):
     "Fold the mean direction and the covariance of `hidden` (n, hidden_size) into the reader's queries, in place; their mean square stays."
@@ -192,7 +192,7 @@ def whiten_queries(reader: Reader, hidden: torch.Tensor, floor: float = 1e-4):
     new = w.double() @ (vector * scale) @ vector.T
     w.copy_(new * ((hidden.double() @ w.double().T).square().mean() / (x @ new.T).square().mean()).sqrt())
 
-# %% ../nbs/00_memory.ipynb #b91c364a
+# %% ../nbs/00_memory.ipynb #b945a5a4
 def memory_hash(memory: SparseMemory, names: tuple[str, ...] = ("",)) -> str:
     "SHA-256 over the memory's shape and its numbers, 64 hex digits, the same in every type that holds them; `names`: only tensors whose name contains one of these"
     h = hashlib.sha256(json.dumps(asdict(memory.config), sort_keys=True).encode())
@@ -245,5 +245,7 @@ def load_memory(
                          "the folder is damaged or mixed, write it again with save_memory")
     if file_hash(folder / "memory.safetensors") != told["sha256"]:
         raise ValueError(f"{folder}/memory.safetensors: its bytes are not those that memory.json names by SHA-256; the file is damaged, copy it again")
-    memory.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}, strict=True)
-    return memory.to(dtype), extra
+    for name, v in tensors.items():                                    # not load_state_dict, whose result PEFT's low_cpu_mem_usage would empty
+        where, _, leaf = name.rpartition(".")
+        memory.get_submodule(where)._parameters[leaf] = nn.Parameter(v.to(dtype))
+    return memory, extra

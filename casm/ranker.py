@@ -158,12 +158,11 @@ def score_rows(
     if score not in SCORES: raise ValueError(f"score={score!r}: choose from {', '.join(SCORES)}")
     stats.check(len(counts))
     counts = counts.to(stats.df.device)
-    share = counts.double()
-    unread = F.threshold(share, 0, -math.inf).clamp_(max=0)   # 0 where read, -inf where not; a masked fill takes three times as long
-    share /= share.sum().clamp(min=1)
+    share = F.threshold_(counts.double(), 0, -math.inf)      # in place throughout: fresh memory costs as much as the arithmetic
+    share /= counts.sum().clamp(min=1)
     if score == "tfidf": share *= stats.idf
     if score == "kl": share *= log_ratio(counts, stats)
-    return share.add_(unread)
+    return share.nan_to_num_(nan=-math.inf, posinf=math.inf, neginf=-math.inf)   # -inf * 0: an unread row of weight zero
 
 # %% ../nbs/01_ranker.ipynb #93d5c08b
 def log_ratio(counts: torch.Tensor, stats: BackgroundStats) -> torch.Tensor:
@@ -191,7 +190,8 @@ def top_t(
 # %% ../nbs/01_ranker.ipynb #3a6e91d4
 def candidates(scores: torch.Tensor, t: int, block: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     "Rows among which the best `t` and all their ties lie, in rising order, and their scores"
-    blocks = F.pad(scores, (0, -len(scores) % block), value=-math.inf).view(-1, block)
+    spare = -len(scores) % block
+    blocks = (F.pad(scores, (0, spare), value=-math.inf) if spare else scores).view(-1, block)      # padding by 0 would copy
     best = blocks.amax(1)
     if best.isnan().any(): raise ValueError(f"scores hold {int(scores.isnan().sum())} NaN: the model that made the accesses is broken")
     keep = (best >= best.topk(min(t, len(best)), sorted=False).values.min()).nonzero()
