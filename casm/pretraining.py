@@ -7,9 +7,9 @@ __all__ = ['SYLLABLES', 'QUALIFIERS', 'NOUNS', 'PLACES', 'RESERVED', 'YEARS', 'T
            'world_entity', 'world_value', 'fresh_value', 'world_relation', 'background_world', 'render_at',
            'train_tokenizer', 'new_tiny', 'make_batch', 'train_steps', 'sample_world', 'writable_tokens', 'echo',
            'sample_pretraining', 'closed_batch', 'read_batch', 'accesses', 'each_forward', 'background_stats',
-           'empty_stats', 'add_texts', 'world_texts', 'LM', 'save_lm', 'load_lm', 'load_backbone', 'cut', 'halves',
-           'text_losses', 'perplexity', 'only', 'layer_inputs', 'Warmup', 'skew', 'split_background', 'check_warmup',
-           'fresh_memory', 'in_turn', 'warmup', 'train_memory', 'pretrain_tiny', 'pretrain_period_one']
+           'empty_stats', 'add_texts', 'world_texts', 'LM', 'save_lm', 'save_whole', 'load_lm', 'load_backbone', 'cut',
+           'halves', 'text_losses', 'perplexity', 'only', 'layer_inputs', 'Warmup', 'skew', 'split_background',
+           'check_warmup', 'fresh_memory', 'in_turn', 'warmup', 'train_memory', 'pretrain_tiny', 'pretrain_period_one']
 
 # %% ../nbs/08_pretraining.ipynb #5b571374
 import json
@@ -207,7 +207,7 @@ def accesses(model, batch: dict[str, torch.Tensor], mask: torch.Tensor | None = 
     "The rows of `read_batch`"
     return read_batch(model, batch, mask)[0]
 
-# %% ../nbs/08_pretraining.ipynb #095ea55e
+# %% ../nbs/08_pretraining.ipynb #fee77399
 @torch.no_grad()
 def each_forward(model, tokenizer, texts: list[str], at_once: int = 64, progress: str | None = None):
     "One forward per `at_once` texts, in evaluation mode. Yields the texts, their batch, the rows each reads (none without a memory) and the logits."
@@ -273,6 +273,18 @@ def save_lm(lm: LM, folder: str | Path, dtype: torch.dtype | None = None) -> Pat
     save_memory(memory, folder / "memory", lm.stats.tensors(), dtype)
     return folder
 
+def save_whole(lm: LM, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+    "As `save_lm`, in the place of whatever `folder` held; an interrupt or a full disk leaves that as it was"
+    folder = Path(folder).resolve()
+    beside = folder.with_name(f".{folder.name}-new")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        save_lm(lm, beside, dtype)
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.rename(folder)
+    finally: shutil.rmtree(beside, ignore_errors=True)
+    return folder
+
 # %% ../nbs/08_pretraining.ipynb #5710e17c
 TINY = Path(__file__).parent / "tiny" if "__file__" in globals() else Path("../casm/tiny")
 
@@ -308,7 +320,7 @@ def load_backbone(name: str | Path):
             raise CasmError(f"model {str(name)!r} is gated: accept its licence on its page at huggingface.co and log in with `hf auth login` ({said})") from e
         raise CasmError(f"model {str(name)!r} can't be loaded: give a folder with a config.json or a causal LM's name on the Hugging Face hub ({said})") from e
 
-# %% ../nbs/08_pretraining.ipynb #9e4a017e
+# %% ../nbs/08_pretraining.ipynb #b3f89908
 def cut(
     tokenizer, texts: list[str],
     seq_len: int,  # tokens in the longest part, with the one that closes it; at least 8
@@ -325,7 +337,7 @@ def halves(text: str) -> list[str]:
     at = at if at > 0 else middle
     return [text[:at].strip(), text[at:].strip()]
 
-# %% ../nbs/08_pretraining.ipynb #2658e909
+# %% ../nbs/08_pretraining.ipynb #ea7a85ea
 def text_losses(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[float, int]:
     "What a batch of texts costs, in nats, and in how many tokens: all but padding and each text's first"
     want = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)[:, 1:]
@@ -344,7 +356,7 @@ def perplexity(
         if stats is not None: add_texts(stats, chunk, rows)
     return math.exp(nats / tokens) if nats / tokens < 700 else math.inf
 
-# %% ../nbs/08_pretraining.ipynb #76440826
+# %% ../nbs/08_pretraining.ipynb #2363a216
 @contextmanager
 def only(model, part):
     "Within the block, no parameter of `model` has gradients but those of `part`"
@@ -368,7 +380,7 @@ def layer_inputs(model, tokenizer, texts: list[str], places: tuple[int, ...], at
         for h in hooks: h.remove()
     return [torch.cat(g) for g in got]
 
-# %% ../nbs/08_pretraining.ipynb #8cc34f28
+# %% ../nbs/08_pretraining.ipynb #64c7847c
 @dataclass
 class Warmup:
     "What a warm-up did. Perplexity and access shares are those of the held-out texts; shares of the most-read 1 % and 5 % of rows."
@@ -383,21 +395,22 @@ class Warmup:
 
 def skew(stats: BackgroundStats) -> tuple[float, float]: return access_share(stats.counts, .01), access_share(stats.counts, .05)
 
-# %% ../nbs/08_pretraining.ipynb #d1c3ae2c
+# %% ../nbs/08_pretraining.ipynb #30d55d4e
 def split_background(tokenizer, texts: list[str], hold_out: int, seq_len: int) -> tuple[list[str], list[str]]:
     "The training texts and the held-out ones, in parts of at most `seq_len` tokens. Raises `ValueError` when there are too few."
     if len(texts) < hold_out: raise ValueError(f"texts holds {len(texts)}: every {hold_out}th is held out to measure perplexity, so give at least {hold_out}")
     parts = cut(tokenizer, texts, seq_len)
     return [p for i, ps in enumerate(parts, 1) for p in ps if i % hold_out], [p for ps in parts[hold_out - 1::hold_out] for p in ps]
 
-def check_warmup(model, **numbers):
-    "Raises `ValueError` for a number that can't work with this model"
+def check_warmup(model, lr: float, **numbers):
+    "Raises `ValueError` for a number that can't work with this model; `numbers`: (value, least)"
+    if not 0 < lr < math.inf: raise ValueError(f"lr={lr}: must be above 0")
     for name, (value, least) in numbers.items():
-        if not isinstance(value, int) or value < least: raise ValueError(f"{name}={value!r}: must be an integer of at least {least}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least: raise ValueError(f"{name}={value!r}: must be an integer of at least {least}")
     most = getattr(model.config, "max_position_embeddings", None)
     if most is not None and numbers["seq_len"][0] > most: raise ValueError(f"seq_len={numbers['seq_len'][0]}: the model reads at most {most} tokens")
 
-# %% ../nbs/08_pretraining.ipynb #8383d37d
+# %% ../nbs/08_pretraining.ipynb #6ebc0a22
 def fresh_memory(model, tokenizer, texts: list[str], config: MemoryConfig, seed: int, at_once: int) -> SparseMemory:
     "A memory that fits the model, its queries whitened on what the layers are given; the model stays without it. Raises `ValueError` when it can't fit."
     torch.manual_seed(seed)
@@ -408,10 +421,10 @@ def fresh_memory(model, tokenizer, texts: list[str], config: MemoryConfig, seed:
         raise ValueError(f"texts hold {sum(lengths)} tokens to train on: whitening queries of width {config.hidden_size} needs more than that; give more text")
     enough = next((i for i in range(1, len(texts)) if sum(lengths[:i]) >= want), len(texts))
     states = layer_inputs(model, tokenizer, texts[:enough], memory.config.layers, at_once * 8)
-    for reader, x in zip(memory.readers, states): whiten_queries(reader, x)
+    for reader, x in zip(memory.cpu().readers, states): whiten_queries(reader, x.cpu())          # in float64, which not every device has
     return memory
 
-# %% ../nbs/08_pretraining.ipynb #51592b8c
+# %% ../nbs/08_pretraining.ipynb #f84f522e
 def in_turn(pairs: list[tuple[str, str]], size: int, seed: int):
     "A sampler of `size` pairs that goes through all of them again and again, each time in a new order; the last of a round may be fewer"
     order, todo = random.Random(f"order-{seed}"), []
@@ -420,7 +433,7 @@ def in_turn(pairs: list[tuple[str, str]], size: int, seed: int):
         return [todo.pop() for _ in range(min(size, len(todo)))]
     return sample
 
-# %% ../nbs/08_pretraining.ipynb #ebbed744
+# %% ../nbs/08_pretraining.ipynb #a90f8702
 def warmup(
     model,  # a causal language model without a memory; its own weights stay as they are
     tokenizer,
@@ -434,7 +447,7 @@ def warmup(
     hold_out: int = 20,  # every how many texts one is kept from training
 ) -> tuple["LM", Warmup]:
     "Attach a fresh memory and train it on the background. Raises `ValueError`, and leaves the model as it was, when something doesn't fit."
-    check_warmup(model, steps=(steps, 1), batch=(batch, 1), seq_len=(seq_len, 8), hold_out=(hold_out, 2))
+    check_warmup(model, lr, steps=(steps, 1), batch=(batch, 1), seq_len=(seq_len, 8), hold_out=(hold_out, 2))
     train, held = split_background(tokenizer, texts, hold_out, seq_len)
     at_once = -(-batch // 8)                                                   # a forward reads whole background batches
     model.eval()
@@ -474,11 +487,7 @@ def pretrain_tiny(folder: str | Path, steps: int = 1600, n_facts: int = 1000, se
     model = train_steps(new_tiny(len(tok), seed), tok, sample_pretraining(world, tok, 96), steps, lr, seed, whole=True, label="pretraining")
     model.half().float()                                                       # as stored, so that the statistics fit the stored keys
     lm = LM(model, tok, background_stats(model, tok, world_texts(world, 8000, seed)), "tiny")
-    beside = Path(folder).with_name(f".{Path(folder).name}-new")               # an interrupt leaves the old model whole
-    shutil.rmtree(beside, ignore_errors=True)
-    save_lm(lm, beside, torch.float16)
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    save_whole(lm, folder, torch.float16)
     return load_lm(folder)
 
 # %% ../nbs/08_pretraining.ipynb #278a876d
