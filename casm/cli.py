@@ -6,7 +6,8 @@
 __all__ = ['DEMO_FACTS', 'DEMO', 'LEGEND', 'MODEL_FILES', 'Parser', 'facts_of', 'model_of', 'background_of', 'quiet',
            'run_command', 'names', 'numbers', 'add_run', 'add_data', 'command', 'train_command', 'check_folder',
            'add_train', 'ask_command', 'reason', 'add_ask', 'demo_command', 'invitation', 'known', 'add_demo',
-           'pretrain_tiny_command', 'add_pretrain_tiny', 'make_parser', 'main']
+           'check_out', 'pretrain_tiny_command', 'add_pretrain_tiny', 'warmup_command', 'told', 'add_warmup',
+           'add_memory', 'make_parser', 'main']
 
 # %% ../nbs/50_cli.ipynb #00f9e985
 import argparse
@@ -14,6 +15,7 @@ import json
 import shlex
 import sys
 import warnings
+from fnmatch import fnmatch
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -206,16 +208,25 @@ def add_demo(commands):
     command(commands, "demo", demo_command, "a small experiment with all four methods, in a few minutes, into runs/demo", "casm demo")
 
 # %% ../nbs/50_cli.ipynb #24ff992a
-MODEL_FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "memory"}
+MODEL_FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
+               "vocab.*", "merges.txt", "spiece.model", "chat_template.jinja", "additional_chat_templates", "memory")
 
+def check_out(folder: Path):
+    "Raises `CasmError` unless `folder` is new, empty, or holds a model with a memory and nothing else: what is replaced has been written by casm"
+    if folder.is_file(): raise CasmError(f"{folder} is a file; give a new folder with --out")
+    there = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+    if foreign := [n for n in there if not any(fnmatch(n, f) for f in MODEL_FILES)]:
+        raise CasmError(f"{folder} holds {foreign[0]}, which is no part of a model; give a new folder with --out")
+    if there and "memory" not in there: raise CasmError(f"{folder} holds a model without a memory, which would be lost; give a new folder with --out")
+
+# %% ../nbs/50_cli.ipynb #2a3d6799
 def pretrain_tiny_command(args):
     "Pretrain the tiny model and write it"
     quiet()
     from casm.pretraining import TINY, pretrain_tiny
     if args.steps is not None and args.steps < 1: raise CasmError(f"--steps {args.steps}: give at least 1")
     folder = Path(args.out or TINY)
-    if foreign := {p.name for p in folder.iterdir()} - MODEL_FILES if folder.exists() else ():
-        raise CasmError(f"{folder} holds {min(foreign)}, which is no part of a model; give a new folder with --out")
+    check_out(folder)
     lm = pretrain_tiny(folder, seed=args.seed, **({} if args.steps is None else {"steps": args.steps}))
     print(f"{sum(p.numel() for p in lm.model.parameters()):,} parameters, {sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 1e6:.1f} MB")
     print(f"results: {folder}")
@@ -228,13 +239,61 @@ def add_pretrain_tiny(commands):
     p.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: %(default)s)")
     p.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: those of the shipped model)")
 
+# %% ../nbs/50_cli.ipynb #2ad32f00
+def warmup_command(args):
+    "Attach a memory, train it on the background and write the model"
+    folder, name = Path(args.out), model_of(args.model)
+    check_out(folder)
+    if name is None or (Path(name) / "memory").is_dir(): raise CasmError(f"--model {args.model}: has a memory already; give a model without one")
+    texts = list(read_texts(args.background))
+    quiet()
+    from accelerate import Accelerator
+    from casm.memory import MemoryConfig
+    from casm.pretraining import load_backbone, save_whole, warmup
+    model, tokenizer = load_backbone(name)
+    config = MemoryConfig(model.config.hidden_size, args.n_keys, args.heads, args.top_k, layers=args.layers or (), placement=args.placement, share_values=not args.separate_values)
+    lm, report = warmup(model.to(Accelerator().device), tokenizer, texts, config, args.steps, args.batch, args.seq_len, args.lr, args.seed)
+    save_whole(lm, folder)
+    print(told(lm, report))
+    print(f"results: {folder}")
+
+def told(lm, r) -> str:
+    "A warm-up's report in plain lines"
+    from casm.adapter import memory_of
+    c = memory_of(lm.model).config
+    return (f"memory: {c.num_rows:,} rows of {c.value_dim} numbers, {'in place of' if c.placement == 'replace' else 'beside'} the MLP of layer {', '.join(map(str, c.layers))}; "
+            f"{r.steps} steps over {r.tokens:,} tokens\n"
+            f"perplexity of held-out texts: {r.without:.4g} without the memory, {r.attached:.4g} with it untrained, {r.after:.4g} now\n"
+            f"accesses of the most-read rows: top 1 % {r.shares[0]:.1%} untrained, {r.shares_after[0]:.1%} now; top 5 % {r.shares[1]:.1%} untrained, {r.shares_after[1]:.1%} now\n"
+            f"background statistics: {r.batches:,} batches")
+
+# %% ../nbs/50_cli.ipynb #8e5b7704
+def add_warmup(commands):
+    p = command(commands, "warmup", warmup_command, "give a model without a memory one, trained on a background corpus",
+                "casm warmup --model HuggingFaceTB/SmolLM2-135M --background texts.txt --out with-memory", stopped="nothing was written")
+    p.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="a causal language model's folder or name on the Hugging Face hub; its weights stay as they are")
+    p.add_argument("--background", required=True, metavar="FILE", help="texts (.txt: one a line; .jsonl: a text each)")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder for the model with its memory")
+    add_memory(p)
+    for flag, default, what in (("--steps", 1000, "optimiser steps"), ("--batch", 16, "texts to a step"), ("--seq-len", 256, "tokens in the longest text; longer ones are cut"), ("--seed", 0, "seed")):
+        p.add_argument(flag, type=int, default=default, metavar="N", help=f"{what} (default: %(default)s)")
+    p.add_argument("--lr", type=float, default=1e-3, metavar="X", help="learning rate, ten times that for the table (default: %(default)s)")
+
+def add_memory(p: Parser):
+    "The flags that give a memory's shape"
+    p.add_argument("--layers", type=numbers, metavar="LIST", help="layers that read it, from 0, with commas (default: the middle one)")
+    for flag, default, what in (("--n-keys", 128, "half-keys per half; the table has the square of that as rows"), ("--heads", 4, "lookups per token"), ("--top-k", 8, "rows read per head")):
+        p.add_argument(flag, type=int, default=default, metavar="N", help=f"{what} (default: %(default)s)")
+    p.add_argument("--placement", choices=("add", "replace"), default="add", help="beside the layers' MLPs, or in their place (default: %(default)s)")
+    p.add_argument("--separate-values", action="store_true", help="a table for each layer (default: one for all)")
+
 # %% ../nbs/50_cli.ipynb #288f9b88
 def make_parser() -> Parser:
     "The parser of `casm`"
     p = Parser(prog="casm", description="Versioned sparse memory for language models: learn new facts, keep the old ones, ask as of any date.",
                epilog="example:\n  casm demo\n\ncasm COMMAND --help says more about a command.")
     commands = p.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (add_demo, add_run, add_ask, add_train, add_pretrain_tiny): add(commands)
+    for add in (add_demo, add_run, add_ask, add_train, add_warmup, add_pretrain_tiny): add(commands)
     return p
 
 # %% ../nbs/50_cli.ipynb #9ee5ee19

@@ -6,27 +6,31 @@
 __all__ = ['SYLLABLES', 'QUALIFIERS', 'NOUNS', 'PLACES', 'RESERVED', 'YEARS', 'TINY', 'plain_word', 'any_word', 'free_token',
            'world_entity', 'world_value', 'fresh_value', 'world_relation', 'background_world', 'render_at',
            'train_tokenizer', 'new_tiny', 'make_batch', 'train_steps', 'sample_world', 'writable_tokens', 'echo',
-           'sample_pretraining', 'background_stats', 'closed_batch', 'accesses', 'LookedUp', 'world_texts', 'LM',
-           'save_lm', 'load_lm', 'load_backbone', 'pretrain_tiny', 'pretrain_period_one']
+           'sample_pretraining', 'closed_batch', 'accesses', 'LookedUp', 'by_text', 'read_batch', 'each_forward',
+           'background_stats', 'empty_stats', 'add_texts', 'resume_stats', 'world_texts', 'LM', 'save_lm', 'save_whole',
+           'load_lm', 'load_backbone', 'cut', 'halves', 'text_losses', 'perplexity', 'only', 'layer_inputs', 'Warmup',
+           'skew', 'split_background', 'check_warmup', 'fresh_memory', 'in_turn', 'warmup', 'train_memory',
+           'pretrain_tiny', 'pretrain_period_one']
 
 # %% ../nbs/08_pretraining.ipynb #5b571374
 import json
 import math
 import random
 import shutil
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .adapter import attach, detach, encode, memory_of, pad_id
+from .adapter import MemoryMLP, attach, decoder_layers, detach, encode, memory_of, pad_id
 from .facts import BACKGROUND_FORMS, CasmError, Fact, UNSEEN_FORM, contains, question, render
-from .memory import MemoryConfig, SparseMemory, load_memory, lookup_hash, record_access, save_memory, watching
-from .ranker import BackgroundStats
+from .memory import Access, MemoryConfig, SparseMemory, access_share, load_memory, lookup_hash, record_access, save_memory, watching, whiten_queries
+from .ranker import BackgroundStats, chain
 
 # %% ../nbs/08_pretraining.ipynb #a4846903
 SYLLABLES = "ba be bi bo du da de di ga go gu ka ke ko la le lo ma me mo na ne no pa pe po ra re ro sa se so ta te to va ve vo za ze zo".split()
@@ -139,17 +143,25 @@ def make_batch(tokenizer, pairs: list[tuple[str, str]], device="cpu", whole: boo
     return {k: v.to(device) for k, v in dict(input_ids=ids, attention_mask=mask, labels=labels).items()}
 
 # %% ../nbs/08_pretraining.ipynb #f641b7c6
-def train_steps(model, tokenizer, sample, steps: int, lr: float, seed: int, whole: bool = False, label: str = "training"):
+def train_steps(
+    model, tokenizer, sample, steps: int,
+    lr: float,  # AdamW's; groups may bring their own
+    seed: int,
+    whole: bool = False,  # whether prompts carry loss too
+    label: str = "training",
+    groups: list[dict] | None = None,  # the parameters to train, as AdamW takes them; None: all
+):
     "AdamW with linear warm-up and cosine decay on batches from `sample(rng) -> pairs`"
     rng = random.Random(f"{label}-{seed}"); torch.manual_seed(seed)
-    opt = torch.optim.AdamW(model.parameters(), lr=lr, betas=(.9, .95), weight_decay=.01)
+    opt = torch.optim.AdamW(model.parameters() if groups is None else groups, lr=lr, betas=(.9, .95), weight_decay=.01)
+    trained = [p for g in opt.param_groups for p in g["params"]]
     sched = torch.optim.lr_scheduler.LambdaLR(opt, lambda s: min((s + 1) / 50, .5 + .5 * math.cos(math.pi * min(1, s / steps)) + .01))
     device, bar = next(model.parameters()).device, tqdm(range(steps), desc=label, unit="step", leave=False)
     model.train()
     for step in bar:
         loss = model(**make_batch(tokenizer, sample(rng), device, whole)).loss
         opt.zero_grad(); loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
+        torch.nn.utils.clip_grad_norm_(trained, 1.)
         opt.step(); sched.step()
         if step % 20 == 0: bar.set_postfix(loss=f"{loss.item():.3f}")
     bar.close()
@@ -179,28 +191,13 @@ def sample_pretraining(world: list[Fact], tokenizer, size: int):
     def sample(rng): return told(rng) + [echo(tokens, rng) for _ in range(size // 8)]
     return sample
 
-# %% ../nbs/08_pretraining.ipynb #949f27e5
-@torch.no_grad()
-def background_stats(model, tokenizer, texts: list[str], batch: int = 8, progress: str | None = "background") -> BackgroundStats:
-    "Row statistics over `texts` (closed sentences), `batch` texts to a background batch. Raises `ValueError` without texts."
-    if not texts: raise ValueError("texts is empty: background statistics need at least one text")
-    memory = memory_of(model)
-    stats, device, was_training = BackgroundStats.empty(memory.config.num_rows, lookup_hash(memory)), memory.table.device, model.training
-    model.eval()
-    for i in tqdm(range(0, len(texts), batch * 8), desc=progress, leave=False, disable=progress is None):
-        chunk = texts[i:i + batch * 8]
-        x = closed_batch(tokenizer, chunk, device)
-        found = accesses(model, x)
-        for j in range(0, len(chunk), batch): stats.add(torch.cat(found[j:j + batch]), "\n".join(chunk[j:j + batch]))
-    model.train(was_training)
-    return stats
-
 # %% ../nbs/08_pretraining.ipynb #b9454dcf
 def closed_batch(tokenizer, texts: list[str], device="cpu") -> dict[str, torch.Tensor]:
     "`input_ids` and `attention_mask` (B, T) of whole texts, padded on the right"
     b = make_batch(tokenizer, [(t, "") for t in texts], device, whole=True)
     return {k: b[k] for k in ("input_ids", "attention_mask")}
 
+# %% ../nbs/08_pretraining.ipynb #088eca7e
 @torch.no_grad()
 def accesses(model, batch: dict[str, torch.Tensor], mask: torch.Tensor | None = None) -> list[torch.Tensor]:
     "The rows each text of a batch reads at the positions of `mask` (bool (B, T); None: all but padding), one int64 tensor per text"
@@ -209,9 +206,66 @@ def accesses(model, batch: dict[str, torch.Tensor], mask: torch.Tensor | None = 
         if access.layer == memory.config.num_readers - 1: raise LookedUp             # the rest of the forward is not needed
     with suppress(LookedUp), record_access(memory, mask) as got, watching(memory, last):
         model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    return [r.flatten() for r in torch.cat([a.rows for a in got], 1).split(mask.sum(1).tolist())]
+    return by_text(got, mask)
 
 class LookedUp(Exception): "Every reader of a memory has looked up its rows"
+
+def by_text(got: list[Access], mask: torch.Tensor) -> list[torch.Tensor]:
+    "What all readers looked up, text by text"
+    return [r.flatten() for r in torch.cat([a.rows for a in got], 1).split(mask.sum(1).tolist())]
+
+@torch.no_grad()
+def read_batch(model, batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    "The accesses of a batch of whole texts and its logits, by one forward"
+    mask = batch["attention_mask"].bool()
+    with record_access(memory_of(model), mask) as got: logits = model(**batch).logits
+    return by_text(got, mask), logits
+
+# %% ../nbs/08_pretraining.ipynb #fee77399
+@torch.no_grad()
+def each_forward(model, tokenizer, texts: list[str], read, at_once: int = 64, progress: str | None = None):
+    "One forward per `at_once` texts, in evaluation mode. Yields the texts, their batch and what `read(model, batch)` gives."
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    try:
+        for i in tqdm(range(0, len(texts), at_once), desc=progress, leave=False, disable=progress is None):
+            chunk = texts[i:i + at_once]
+            x = closed_batch(tokenizer, chunk, device)
+            yield chunk, x, read(model, x)
+    finally: model.train(was_training)
+
+# %% ../nbs/08_pretraining.ipynb #949f27e5
+def background_stats(
+    model, tokenizer,
+    texts: list[str],  # closed sentences
+    batch: int = 8,  # texts to a background batch
+    at_once: int = 8,  # background batches to a forward
+    progress: str | None = "background",
+    stats: BackgroundStats | None = None,  # to add to; None begins new ones
+) -> BackgroundStats:
+    "Row statistics over `texts`. Raises `ValueError` without texts, or when `stats` come from another memory."
+    if not texts: raise ValueError("texts is empty: background statistics need at least one text")
+    memory = memory_of(model)
+    if stats is None: stats = empty_stats(memory)
+    if stats.batches: stats.check(memory.config.num_rows, lookup_hash(memory))
+    for chunk, _, rows in each_forward(model, tokenizer, texts, accesses, batch * at_once, progress): add_texts(stats, chunk, rows, batch)
+    return stats
+
+def empty_stats(memory: SparseMemory) -> BackgroundStats: return BackgroundStats.empty(memory.config.num_rows, lookup_hash(memory))
+
+def add_texts(stats: BackgroundStats, texts: list[str], rows: list[torch.Tensor], batch: int = 8):
+    "Count the rows that texts read, `batch` texts to a background batch"
+    for j in range(0, len(texts), batch): stats.add(torch.cat(rows[j:j + batch]), "\n".join(texts[j:j + batch]))
+
+# %% ../nbs/08_pretraining.ipynb #9452040f
+def resume_stats(model, tokenizer, texts: list[str], stats: BackgroundStats, batch: int = 8, progress: str | None = "background") -> BackgroundStats:
+    "Statistics over `texts`, begun by an earlier pass that was saved. Raises `ValueError` when they come from another corpus or memory."
+    done, corpus = [texts[i:i + batch] for i in range(0, stats.batches * batch, batch)], ""
+    for part in done: corpus = chain(corpus, "\n".join(part))
+    if corpus != stats.corpus: raise ValueError(f"stats: their {stats.batches} batches are not the first of these texts; resume with the corpus they were begun with, or begin anew")
+    rest = texts[stats.batches * batch:]
+    if not rest: return stats
+    return background_stats(model, tokenizer, rest, batch, progress=progress, stats=stats)
 
 # %% ../nbs/08_pretraining.ipynb #7ab0a11d
 def world_texts(world: list[Fact], n: int, seed: int = 0) -> list[str]:
@@ -240,6 +294,18 @@ def save_lm(lm: LM, folder: str | Path, dtype: torch.dtype | None = None) -> Pat
         backbone.save_pretrained(folder); lm.tokenizer.save_pretrained(folder)
     finally: attach(lm.model, memory)
     save_memory(memory, folder / "memory", lm.stats.tensors(), dtype)
+    return folder
+
+def save_whole(lm: LM, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+    "As `save_lm`, in the place of whatever `folder` held; an interrupt or a full disk leaves that as it was"
+    folder = Path(folder).resolve()
+    beside = folder.with_name(f".{folder.name}-new")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        save_lm(lm, beside, dtype)
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.rename(folder)
+    finally: shutil.rmtree(beside, ignore_errors=True)
     return folder
 
 # %% ../nbs/08_pretraining.ipynb #5710e17c
@@ -277,6 +343,167 @@ def load_backbone(name: str | Path):
             raise CasmError(f"model {str(name)!r} is gated: accept its licence on its page at huggingface.co and log in with `hf auth login` ({said})") from e
         raise CasmError(f"model {str(name)!r} can't be loaded: give a folder with a config.json or a causal LM's name on the Hugging Face hub ({said})") from e
 
+# %% ../nbs/08_pretraining.ipynb #b3f89908
+def cut(
+    tokenizer, texts: list[str],
+    seq_len: int,  # tokens in the longest part, with the one that closes it; at least 8
+) -> list[list[str]]:  # for each text, its parts in order
+    "Texts in parts that fit"
+    fits = [len(ids) < seq_len for ids in encode(tokenizer, texts)]
+    return [[t] if ok else sum(cut(tokenizer, halves(t), seq_len), []) for t, ok in zip(texts, fits)]
+
+def halves(text: str) -> list[str]:
+    "A text in two, at the space nearest its middle if it has any"
+    text = text.strip()
+    middle = len(text) // 2
+    at = min((text.rfind(" ", 0, middle + 1), text.find(" ", middle)), key=lambda i: abs(i - middle) if i >= 0 else len(text))
+    at = at if at > 0 else middle
+    return [text[:at].strip(), text[at:].strip()]
+
+# %% ../nbs/08_pretraining.ipynb #ea7a85ea
+def text_losses(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[float, int]:
+    "What a batch of texts costs, in nats, and in how many tokens: all but padding and each text's first"
+    want = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)[:, 1:]
+    nats = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), want, ignore_index=-100, reduction="none")
+    return nats.double().sum().item(), int((want >= 0).sum())
+
+def perplexity(
+    model, tokenizer, texts: list[str], at_once: int = 8,  # background batches of 8 texts to a forward
+    stats: BackgroundStats | None = None,  # gathered in the same forwards
+) -> float:
+    "Perplexity of a causal LM, with a memory or without, on whole texts"
+    nats = tokens = 0
+    bare = not any(isinstance(m, MemoryMLP) for m in model.modules())
+    read = (lambda model, x: ([], model(**x).logits)) if bare else read_batch
+    for chunk, x, (rows, logits) in each_forward(model, tokenizer, texts, read, at_once * 8, "perplexity"):
+        cost = text_losses(logits, x)
+        nats, tokens = nats + cost[0], tokens + cost[1]
+        if stats is not None: add_texts(stats, chunk, rows)
+    return math.exp(nats / tokens) if nats / tokens < 700 else math.inf
+
+# %% ../nbs/08_pretraining.ipynb #2363a216
+@contextmanager
+def only(model, part):
+    "Within the block, no parameter of `model` has gradients but those of `part`"
+    was = [(p, p.requires_grad) for p in model.parameters()]
+    model.requires_grad_(False); part.requires_grad_(True)
+    try: yield
+    finally:
+        for p, on in was: p.requires_grad_(on)
+
+@torch.no_grad()
+def layer_inputs(model, tokenizer, texts: list[str], places: tuple[int, ...], at_once: int = 8) -> list[torch.Tensor]:
+    "What the MLPs of the layers `places` are given at all positions but padding: for each, (positions, hidden_size)"
+    got, mask = [[] for _ in places], [None]
+    hooks = [decoder_layers(model)[p].mlp.register_forward_pre_hook(lambda _, args, to=to: to.append(args[0][mask[0]])) for p, to in zip(places, got)]
+    try:
+        for i in range(0, len(texts), at_once):
+            x = closed_batch(tokenizer, texts[i:i + at_once], next(model.parameters()).device)
+            mask[0] = x["attention_mask"].bool()
+            model(**x)
+    finally:
+        for h in hooks: h.remove()
+    return [torch.cat(g) for g in got]
+
+# %% ../nbs/08_pretraining.ipynb #64c7847c
+@dataclass
+class Warmup:
+    "What a warm-up did. Perplexity and access shares are those of the held-out texts; shares of the most-read 1 % and 5 % of rows."
+    without: float  # perplexity before the memory was attached
+    attached: float  # with it, untrained
+    after: float  # at the end
+    shares: tuple[float, float]  # with untrained keys, their queries whitened
+    shares_after: tuple[float, float]
+    steps: int
+    tokens: int  # trained on
+    batches: int  # of background statistics
+
+def skew(stats: BackgroundStats) -> tuple[float, float]: return access_share(stats.counts, .01), access_share(stats.counts, .05)
+
+# %% ../nbs/08_pretraining.ipynb #30d55d4e
+def split_background(tokenizer, texts: list[str], hold_out: int, seq_len: int) -> tuple[list[str], list[str]]:
+    "The training texts and the held-out ones, in parts of at most `seq_len` tokens. Raises `ValueError` when there are too few."
+    if len(texts) < hold_out: raise ValueError(f"texts holds {len(texts)}: every {hold_out}th is held out to measure perplexity, so give at least {hold_out}")
+    parts = cut(tokenizer, texts, seq_len)
+    return [p for i, ps in enumerate(parts, 1) for p in ps if i % hold_out], [p for ps in parts[hold_out - 1::hold_out] for p in ps]
+
+def check_warmup(model, lr: float, **numbers):
+    "Raises `ValueError` for a number that can't work with this model; `numbers`: (value, least)"
+    if not 0 < lr < math.inf: raise ValueError(f"lr={lr}: must be above 0")
+    for name, (value, least) in numbers.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least: raise ValueError(f"{name}={value!r}: must be an integer of at least {least}")
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most is not None and numbers["seq_len"][0] > most: raise ValueError(f"seq_len={numbers['seq_len'][0]}: the model reads at most {most} tokens")
+
+# %% ../nbs/08_pretraining.ipynb #6ebc0a22
+def fresh_memory(model, tokenizer, texts: list[str], config: MemoryConfig, seed: int, at_once: int) -> SparseMemory:
+    "A memory that fits the model, its queries whitened on what the layers are given; the model stays without it. Raises `ValueError` when it can't fit."
+    torch.manual_seed(seed)
+    memory = SparseMemory(config)
+    detach(attach(model, memory))                                              # which settles the layers, or refuses them
+    want, lengths = max(8192, 8 * config.hidden_size), [len(x) + 1 for x in encode(tokenizer, texts)]
+    if sum(lengths) <= config.hidden_size:
+        raise ValueError(f"texts hold {sum(lengths)} tokens to train on: whitening queries of width {config.hidden_size} needs more than that; give more text")
+    enough = next((i for i in range(1, len(texts)) if sum(lengths[:i]) >= want), len(texts))
+    states = layer_inputs(model, tokenizer, texts[:enough], memory.config.layers, at_once * 8)
+    for reader, x in zip(memory.cpu().readers, states): whiten_queries(reader, x.cpu())          # in float64, which not every device has
+    return memory
+
+# %% ../nbs/08_pretraining.ipynb #f84f522e
+def in_turn(pairs: list[tuple[str, str]], size: int, seed: int):
+    "A sampler of `size` pairs that goes through all of them again and again, each time in a new order; the last of a round may be fewer"
+    order, todo = random.Random(f"order-{seed}"), []
+    def sample(rng):
+        if not todo: todo.extend(order.sample(pairs, len(pairs)))
+        return [todo.pop() for _ in range(min(size, len(todo)))]
+    return sample
+
+# %% ../nbs/08_pretraining.ipynb #a90f8702
+def warmup(
+    model,  # a causal language model without a memory; its own weights stay as they are
+    tokenizer,
+    texts: list[str],  # the background
+    config: MemoryConfig | None = None,  # the memory; None: one of the usual shape, beside the middle layer
+    steps: int = 1000,
+    batch: int = 16,  # texts to a step
+    seq_len: int = 256,  # tokens in the longest text; longer ones are cut
+    lr: float = 1e-3,  # AdamW's, ten times that for the values
+    seed: int = 0,
+    hold_out: int = 20,  # every how many texts one is kept from training
+) -> tuple["LM", Warmup]:
+    "Attach a fresh memory and train it on the background. Raises `ValueError`, and leaves the model as it was, when something doesn't fit."
+    check_warmup(model, lr, steps=(steps, 1), batch=(batch, 1), seq_len=(seq_len, 8), hold_out=(hold_out, 2))
+    train, held = split_background(tokenizer, texts, hold_out, seq_len)
+    at_once = -(-batch // 8)                                                   # a forward reads whole background batches
+    model.eval()
+    memory = fresh_memory(model, tokenizer, train, config or MemoryConfig(model.config.hidden_size), seed, at_once)
+    without = perplexity(model, tokenizer, held, at_once)
+    attach(model, memory)
+    try:
+        attached = perplexity(model, tokenizer, held, at_once, before := empty_stats(memory))
+        tokens = train_memory(model, tokenizer, train, steps, batch, lr, seed)
+        after = perplexity(model, tokenizer, held, at_once, stats := empty_stats(memory))
+        if not math.isfinite(after): raise ValueError(f"lr={lr}: the memory's training diverged; take a smaller one")
+        report = Warmup(without, attached, after, skew(before), skew(stats), steps, tokens, 0)
+        background_stats(model, tokenizer, train, at_once=at_once, stats=stats)
+    except BaseException:                                                      # an interrupt too leaves no half-trained memory in it
+        detach(model)
+        raise
+    report.batches = stats.batches
+    return LM(model, tokenizer, stats, model.config.name_or_path), report
+
+def train_memory(model, tokenizer, texts: list[str], steps: int, batch: int, lr: float, seed: int) -> int:
+    "Train the attached memory alone; returns the number of tokens seen"
+    memory, turn, seen = memory_of(model), in_turn([("", t) for t in texts], batch, seed), []
+    def sample(rng):
+        seen.extend(took := turn(rng))
+        return took
+    rest = [p for p in memory.parameters() if p is not memory.table]
+    with only(model, memory):
+        train_steps(model, tokenizer, sample, steps, lr, seed, True, "warm-up", [{"params": rest}, {"params": [memory.table], "lr": 10 * lr}])
+    memory.zero_grad()
+    return sum(len(x) + 1 for x in encode(tokenizer, [t for _, t in seen]))
+
 # %% ../nbs/08_pretraining.ipynb #79f413b1
 def pretrain_tiny(folder: str | Path, steps: int = 1600, n_facts: int = 1000, seed: int = 0, lr: float = 2e-3) -> LM:
     "Tokenizer, pretraining and statistics from the background world alone; writes and returns the model as it loads again."
@@ -285,11 +512,7 @@ def pretrain_tiny(folder: str | Path, steps: int = 1600, n_facts: int = 1000, se
     model = train_steps(new_tiny(len(tok), seed), tok, sample_pretraining(world, tok, 96), steps, lr, seed, whole=True, label="pretraining")
     model.half().float()                                                       # as stored, so that the statistics fit the stored keys
     lm = LM(model, tok, background_stats(model, tok, world_texts(world, 8000, seed)), "tiny")
-    beside = Path(folder).with_name(f".{Path(folder).name}-new")               # an interrupt leaves the old model whole
-    shutil.rmtree(beside, ignore_errors=True)
-    save_lm(lm, beside, torch.float16)
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    save_whole(lm, folder, torch.float16)
     return load_lm(folder)
 
 # %% ../nbs/08_pretraining.ipynb #278a876d
@@ -303,10 +526,8 @@ def pretrain_period_one(
     "Teach the first period's facts to the whole model, then gather the statistics anew, for the keys have moved."
     def replayed(rng): return [("", rng.choice(background)) for _ in range(replay)]
     if background is None: replayed = sample_world(background_world(), replay)
-    order, todo = random.Random(f"order-{seed}"), []
-    def sample(rng):
-        if not todo: todo.extend(order.sample(pairs, len(pairs)))
-        return [todo.pop() for _ in range(min(batch, len(todo)))] + replayed(rng)
+    told = in_turn(pairs, batch, seed)
+    def sample(rng): return told(rng) + replayed(rng)
     train_steps(lm.model, lm.tokenizer, sample, max(min_steps, epochs * len(pairs) // batch), lr, seed, label="period 1")
     texts = world_texts(background_world(), 8000, seed) if background is None else background
     lm.stats, lm.facts = background_stats(lm.model, lm.tokenizer, texts), tuple(facts)

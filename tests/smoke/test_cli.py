@@ -1,5 +1,5 @@
 "The command as a user types it, in its own process: help, bad input, a run that is stopped and continued, and questions to it."
-import json, os, shlex, signal, subprocess, sys, time
+import json, os, shlex, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -7,7 +7,7 @@ import pytest
 from casm.benchmark import generate, write_facts
 
 CASM = str(Path(sys.executable).with_name("casm"))
-COMMANDS = ("demo", "run", "ask", "train", "pretrain-tiny")
+COMMANDS = ("demo", "run", "ask", "train", "warmup", "pretrain-tiny")
 FACTS = generate(6, seed=5, periods=("2018", "2021", "2024"))
 GOOD = {"entity": "Inn", "relation": "door colour", "value_2018": "red", "value_2020": "blue", "changed": True}
 
@@ -72,6 +72,14 @@ BAD_LINES = {
     "ask '' --run .": "question is empty",
     "ask Who? --run . --as-of soon": "'soon'",
     "sweep": "'sweep'",
+    "warmup --model x --background note.txt": "--out",
+    "warmup --background note.txt --out new": "--model",
+    "warmup --model tiny --background note.txt --out new": "has a memory already",
+    "warmup --model x --background none.txt --out new": "none.txt: cannot be read",
+    "warmup --model x --background note.txt --out .": "note.txt",
+    "warmup --model x --background note.txt --out note.txt": "is a file",
+    "warmup --model x --background note.txt --out new --layers middle": "whole numbers",
+    "warmup --model x --background note.txt --out new --placement under": "'under'",
     # these import torch, for seconds
     "run --methods casm,sfm": "'sfm' is unknown: choose from full_ft, lora, smf, casm",
     "run --model .": "no config.json",
@@ -79,6 +87,7 @@ BAD_LINES = {
     "run --out other": "other holds another run: methods",
     "ask Who? --run other": "not the folder of `casm run`",
     "pretrain-tiny --out .": "note.txt",
+    "warmup --model . --background note.txt --out new": "no config.json",
 }
 
 @pytest.mark.parametrize("line", BAD_LINES)
@@ -150,6 +159,62 @@ def test_stopped_run_continues_to_the_same_end(ran, place, stub):
     again = casm(*line[1:], cwd=place)
     assert again.returncode == 0, again.stderr
     assert (place / "stopped" / "predictions.jsonl").read_bytes() == (ran[1] / "predictions.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def bare(stub, tmp_path_factory):
+    "The stub without its memory, and a background"
+    folder = tmp_path_factory.mktemp("bare")
+    shutil.copytree(stub, folder / "model", ignore=shutil.ignore_patterns("memory"))
+    from casm.pretraining import background_world, world_texts
+    (folder / "texts.txt").write_text("\n".join(world_texts(background_world(60), 200)))
+    (folder / "few.txt").write_text("One line.\nAnother.\n")
+    return folder
+
+
+WARMUP = "warmup --model model --background texts.txt --out new --steps 2 --n-keys 8 --batch 8"
+
+def test_warmup_writes_a_model_that_runs(bare, place):
+    before = files(bare / "model")
+    got = casm(*shlex.split(WARMUP), "--layers", "1,3", cwd=bare)
+    assert got.returncode == 0 and "Traceback" not in got.stderr, got.stderr
+    *said, last = got.stdout.splitlines()
+    assert last == "results: new" and [x.split(":")[0] for x in said] == ["memory", "perplexity of held-out texts", "accesses of the most-read rows", "background statistics"]
+    assert "64 rows of 128 numbers, beside the MLP of layer 1, 3; 2 steps" in said[0] and said[3].endswith(" 26 batches")
+    new = files(bare / "new")
+    assert files(bare / "model") == before and new["model.safetensors"] == before["model.safetensors"] and {k.split("/")[0] for k in new} == {*before, "memory"}
+    again = casm(*shlex.split(WARMUP), "--layers", "1,3", cwd=bare)                 # in its own place, the same to the byte
+    assert (again.returncode, again.stdout) == (0, got.stdout) and files(bare / "new") == new
+    refused(casm("warmup", "--model", "new", "--background", "texts.txt", "--out", "other", cwd=bare), "has a memory already")
+    assert sorted(p.name for p in bare.iterdir()) == ["few.txt", "model", "new", "texts.txt"]
+
+
+BAD_WARMUPS = {
+    "--layers 1,9": "layers 0 to 3", "--layers 2,1": "rising order", "--steps 0": "steps=0", "--background few.txt": "texts holds 2", "--out model": "would be lost", "--seq-len 600": "at most 512",
+    "--top-k 65": "top_k=65", "--lr nan": "lr=nan",
+}
+
+@pytest.mark.parametrize("flags", BAD_WARMUPS)
+def test_bad_warmup_writes_nothing(bare, flags, monkeypatch, capsys):
+    from casm.cli import main
+    monkeypatch.chdir(bare)
+    before = files(bare)
+    assert main(shlex.split(f"{WARMUP} {flags}")) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.splitlines()[-1].startswith("casm: ") and BAD_WARMUPS[flags] in err and files(bare) == before
+
+
+@pytest.mark.parametrize("place", ["save_memory", "save_lm", "background_stats"])
+def test_stopped_warmup_writes_nothing(bare, place, monkeypatch, capsys):
+    from casm import pretraining
+    from casm.cli import main
+    def stop(*_, **__): raise KeyboardInterrupt
+    monkeypatch.chdir(bare)
+    monkeypatch.setattr(pretraining, place, stop)
+    before = files(bare)
+    assert main(shlex.split(f"{WARMUP} --out stopped")) == 130
+    out, err = capsys.readouterr()
+    assert not out and err.splitlines()[-1] == "casm: interrupted; nothing was written" and files(bare) == before
 
 
 def test_full_disk_is_one_line(place, stub, monkeypatch, capsys):
