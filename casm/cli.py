@@ -219,7 +219,7 @@ def check_out(folder: Path):
         raise CasmError(f"{folder} holds {foreign[0]}, which is no part of a model; give a new folder with --out")
     if there and "memory" not in there: raise CasmError(f"{folder} holds a model without a memory, which would be lost; give a new folder with --out")
 
-# %% ../nbs/50_cli.ipynb #2a3d6799
+# %% ../nbs/50_cli.ipynb #81db311c
 def pretrain_tiny_command(args):
     "Pretrain the tiny model and write it"
     quiet()
@@ -239,7 +239,7 @@ def add_pretrain_tiny(commands):
     p.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: %(default)s)")
     p.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: those of the shipped model)")
 
-# %% ../nbs/50_cli.ipynb #2ad32f00
+# %% ../nbs/50_cli.ipynb #8e79673d
 def warmup_command(args):
     "Attach a memory, train it on the background and write the model"
     folder, name = Path(args.out), model_of(args.model)
@@ -267,7 +267,7 @@ def told(lm, r) -> str:
             f"accesses of the most-read rows: top 1 % {r.shares[0]:.1%} untrained, {r.shares_after[0]:.1%} now; top 5 % {r.shares[1]:.1%} untrained, {r.shares_after[1]:.1%} now\n"
             f"background statistics: {r.batches:,} batches")
 
-# %% ../nbs/50_cli.ipynb #8e5b7704
+# %% ../nbs/50_cli.ipynb #eb34bfa3
 def add_warmup(commands):
     p = command(commands, "warmup", warmup_command, "give a model without a memory one, trained on a background corpus",
                 "casm warmup --model HuggingFaceTB/SmolLM2-135M --background texts.txt --out with-memory", stopped="nothing was written")

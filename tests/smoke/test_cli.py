@@ -174,7 +174,7 @@ def bare(stub, tmp_path_factory):
 
 WARMUP = "warmup --model model --background texts.txt --out new --steps 2 --n-keys 8 --batch 8"
 
-def test_warmup_writes_a_model_that_runs(bare, place):
+def test_warmup_writes_a_model(bare):
     before = files(bare / "model")
     got = casm(*shlex.split(WARMUP), "--layers", "1,3", cwd=bare)
     assert got.returncode == 0 and "Traceback" not in got.stderr, got.stderr
@@ -187,6 +187,16 @@ def test_warmup_writes_a_model_that_runs(bare, place):
     assert (again.returncode, again.stdout) == (0, got.stdout) and files(bare / "new") == new
     refused(casm("warmup", "--model", "new", "--background", "texts.txt", "--out", "other", cwd=bare), "has a memory already")
     assert sorted(p.name for p in bare.iterdir()) == ["few.txt", "model", "new", "texts.txt"]
+
+
+@pytest.mark.parametrize("shape", ["--layers 2", "--layers 1,3", "--layers 0,3 --separate-values --placement replace"])
+def test_warmed_up_model_runs(bare, shape, quick, tmp_path, monkeypatch, capsys):
+    from casm.cli import main
+    monkeypatch.chdir(tmp_path)
+    write_facts(FACTS, "facts.json")
+    line = WARMUP.replace("model --", f"{bare}/model --").replace("texts.txt", f"{bare}/texts.txt")
+    for cmd in (f"{line} {shape}", "run --facts facts.json --methods smf,casm --model new --out ran"): assert main(shlex.split(cmd)) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out.splitlines()[-1] == "results: ran" and len(lines(tmp_path / "ran" / "predictions.jsonl"))
 
 
 BAD_WARMUPS = {
