@@ -222,7 +222,7 @@ def test_statistics_go_on_and_refuse_another_memory(model):
 def test_forwards_leave_the_mode(model):
     for mode in (True, False):
         model.train(mode)
-        for _ in each_forward(model, TOKENIZER, TEXTS[:9], 8): assert not model.training
+        for _ in each_forward(model, TOKENIZER, TEXTS[:9], lambda model, x: model(**x), 8): assert not model.training
         assert model.training is mode
     stats = empty_stats(attach(model, SparseMemory(config())) and memory_of(model))
     assert not stats.batches and not stats.counts.any()
