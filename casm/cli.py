@@ -261,7 +261,7 @@ def told(lm, r) -> str:
     "A warm-up's report in plain lines"
     from casm.adapter import memory_of
     c = memory_of(lm.model).config
-    return (f"memory: {c.num_rows:,} rows of {c.value_dim} numbers, {'in place of' if c.placement == 'replace' else 'beside'} the MLP of layer {', '.join(map(str, c.layers))}; "
+    return (f"memory: {c.num_rows:,} rows of {c.value_dim} numbers, {'in place of' if c.placement == 'replace' else 'beside'} the MLP{'s' * (len(c.layers) > 1)} of layer{'s' * (len(c.layers) > 1)} {', '.join(map(str, c.layers))}; "
             f"{r.steps} steps over {r.tokens:,} tokens\n"
             f"perplexity of held-out texts: {r.without:.4g} without the memory, {r.attached:.4g} with it untrained, {r.after:.4g} now\n"
             f"accesses of the most-read rows: top 1 % {r.shares[0]:.1%} untrained, {r.shares_after[0]:.1%} now; top 5 % {r.shares[1]:.1%} untrained, {r.shares_after[1]:.1%} now\n"

@@ -221,7 +221,7 @@ def read_batch(model, batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor
     with record_access(memory_of(model), mask) as got: logits = model(**batch).logits
     return by_text(got, mask), logits
 
-# %% ../nbs/08_pretraining.ipynb #fee77399
+# %% ../nbs/08_pretraining.ipynb #f8539f1e
 @torch.no_grad()
 def each_forward(model, tokenizer, texts: list[str], read, at_once: int = 64, progress: str | None = None):
     "One forward per `at_once` texts, in evaluation mode. Yields the texts, their batch and what `read(model, batch)` gives."
@@ -343,7 +343,7 @@ def load_backbone(name: str | Path):
             raise CasmError(f"model {str(name)!r} is gated: accept its licence on its page at huggingface.co and log in with `hf auth login` ({said})") from e
         raise CasmError(f"model {str(name)!r} can't be loaded: give a folder with a config.json or a causal LM's name on the Hugging Face hub ({said})") from e
 
-# %% ../nbs/08_pretraining.ipynb #b3f89908
+# %% ../nbs/08_pretraining.ipynb #137b98a7
 def cut(
     tokenizer, texts: list[str],
     seq_len: int,  # tokens in the longest part, with the one that closes it; at least 8
@@ -360,7 +360,7 @@ def halves(text: str) -> list[str]:
     at = at if at > 0 else middle
     return [text[:at].strip(), text[at:].strip()]
 
-# %% ../nbs/08_pretraining.ipynb #ea7a85ea
+# %% ../nbs/08_pretraining.ipynb #579b5efc
 def text_losses(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[float, int]:
     "What a batch of texts costs, in nats, and in how many tokens: all but padding and each text's first"
     want = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)[:, 1:]
@@ -381,7 +381,7 @@ def perplexity(
         if stats is not None: add_texts(stats, chunk, rows)
     return math.exp(nats / tokens) if nats / tokens < 700 else math.inf
 
-# %% ../nbs/08_pretraining.ipynb #2363a216
+# %% ../nbs/08_pretraining.ipynb #4fdcc1d0
 @contextmanager
 def only(model, part):
     "Within the block, no parameter of `model` has gradients but those of `part`"
@@ -405,7 +405,7 @@ def layer_inputs(model, tokenizer, texts: list[str], places: tuple[int, ...], at
         for h in hooks: h.remove()
     return [torch.cat(g) for g in got]
 
-# %% ../nbs/08_pretraining.ipynb #64c7847c
+# %% ../nbs/08_pretraining.ipynb #2e718f3a
 @dataclass
 class Warmup:
     "What a warm-up did. Perplexity and access shares are those of the held-out texts; shares of the most-read 1 % and 5 % of rows."
@@ -420,7 +420,7 @@ class Warmup:
 
 def skew(stats: BackgroundStats) -> tuple[float, float]: return access_share(stats.counts, .01), access_share(stats.counts, .05)
 
-# %% ../nbs/08_pretraining.ipynb #30d55d4e
+# %% ../nbs/08_pretraining.ipynb #5a8b4ed2
 def split_background(tokenizer, texts: list[str], hold_out: int, seq_len: int) -> tuple[list[str], list[str]]:
     "The training texts and the held-out ones, in parts of at most `seq_len` tokens. Raises `ValueError` when there are too few."
     if len(texts) < hold_out: raise ValueError(f"texts holds {len(texts)}: every {hold_out}th is held out to measure perplexity, so give at least {hold_out}")
@@ -435,7 +435,7 @@ def check_warmup(model, lr: float, **numbers):
     most = getattr(model.config, "max_position_embeddings", None)
     if most is not None and numbers["seq_len"][0] > most: raise ValueError(f"seq_len={numbers['seq_len'][0]}: the model reads at most {most} tokens")
 
-# %% ../nbs/08_pretraining.ipynb #6ebc0a22
+# %% ../nbs/08_pretraining.ipynb #d305b730
 def fresh_memory(model, tokenizer, texts: list[str], config: MemoryConfig, seed: int, at_once: int) -> SparseMemory:
     "A memory that fits the model, its queries whitened on what the layers are given; the model stays without it. Raises `ValueError` when it can't fit."
     torch.manual_seed(seed)
@@ -449,7 +449,7 @@ def fresh_memory(model, tokenizer, texts: list[str], config: MemoryConfig, seed:
     for reader, x in zip(memory.cpu().readers, states): whiten_queries(reader, x.cpu())          # in float64, which not every device has
     return memory
 
-# %% ../nbs/08_pretraining.ipynb #f84f522e
+# %% ../nbs/08_pretraining.ipynb #8fa9a8ac
 def in_turn(pairs: list[tuple[str, str]], size: int, seed: int):
     "A sampler of `size` pairs that goes through all of them again and again, each time in a new order; the last of a round may be fewer"
     order, todo = random.Random(f"order-{seed}"), []
@@ -458,7 +458,7 @@ def in_turn(pairs: list[tuple[str, str]], size: int, seed: int):
         return [todo.pop() for _ in range(min(size, len(todo)))]
     return sample
 
-# %% ../nbs/08_pretraining.ipynb #a90f8702
+# %% ../nbs/08_pretraining.ipynb #35fa8d67
 def warmup(
     model,  # a causal language model without a memory; its own weights stay as they are
     tokenizer,

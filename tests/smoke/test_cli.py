@@ -180,7 +180,7 @@ def test_warmup_writes_a_model(bare):
     assert got.returncode == 0 and "Traceback" not in got.stderr, got.stderr
     *said, last = got.stdout.splitlines()
     assert last == "results: new" and [x.split(":")[0] for x in said] == ["memory", "perplexity of held-out texts", "accesses of the most-read rows", "background statistics"]
-    assert "64 rows of 128 numbers, beside the MLP of layer 1, 3; 2 steps" in said[0] and said[3].endswith(" 26 batches")
+    assert "64 rows of 128 numbers, beside the MLPs of layers 1, 3; 2 steps" in said[0] and said[3].endswith(" 26 batches")
     new = files(bare / "new")
     assert files(bare / "model") == before and new["model.safetensors"] == before["model.safetensors"] and {k.split("/")[0] for k in new} == {*before, "memory"}
     again = casm(*shlex.split(WARMUP), "--layers", "1,3", cwd=bare)                 # in its own place, the same to the byte
