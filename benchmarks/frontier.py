@@ -24,7 +24,7 @@ GRID = {  # method -> settings by name, then learning rates
     "full_ft": [({}, (3e-5, 5e-5, 1e-4, 2e-4))],
     "lora": [({"rank": r, "alpha": 2 * r}, (5e-4, 1e-3, 2e-3)) for r in (4, 16, 64)],
     "smf": [({"rows": t, "score": s}, rates) for s, (t, rates) in product(SCORES, ((SMALL, (5e-2, 1e-1)), (MIDDLE, (2e-2, 5e-2)), (LARGE, (1e-2, 2e-2))))]
-         + [({"rows": t, "score": "tfidf", "optimizer": "sgd"}, (10., 50.)) for t in (MIDDLE, LARGE)],
+         + [({"rows": t, "score": "tfidf", "optimizer": "sgd"}, (10., 50., 100., 200.)) for t in (MIDDLE, LARGE)],
     "casm": [({"rows": t}, (2e-1,)) for t in (48, 96)],
 }
 KEPT = ("plasticity", "stability", "stability_never_changed", "history", "params_per_step", "seconds")

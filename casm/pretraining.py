@@ -321,7 +321,10 @@ def load_lm(
     if (path / "memory").is_dir():
         model, tokenizer = load_backbone(path)
         memory, extra = load_memory(path / "memory")
-        return LM(attach(model, memory).eval(), tokenizer, BackgroundStats.from_tensors(extra), str(name or "tiny"))
+        stats = BackgroundStats.from_tensors(extra, path / "memory")
+        attach(model, memory)
+        stats.check(memory.config.num_rows, lookup_hash(memory))
+        return LM(model.eval(), tokenizer, stats, str(name or "tiny"))
     model, tokenizer = load_backbone(name)
     torch.manual_seed(seed)
     attach(model, SparseMemory(MemoryConfig(model.config.hidden_size)))
