@@ -213,7 +213,7 @@ MODEL_FILES = ("config.json", "generation_config.json", "model*.safetensors", "m
 
 def check_out(folder: Path):
     "Raises `CasmError` unless `folder` is new, empty, or holds a model with a memory and nothing else: what is replaced has been written by casm"
-    if folder.is_file(): raise CasmError(f"{folder} is a file; give a new folder with --out")
+    if files := [p for p in (folder, *folder.absolute().parents) if p.is_file()]: raise CasmError(f"{files[0]} is a file; give a new folder with --out")
     there = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
     if foreign := [n for n in there if not any(fnmatch(n, f) for f in MODEL_FILES)]:
         raise CasmError(f"{folder} holds {foreign[0]}, which is no part of a model; give a new folder with --out")

@@ -142,6 +142,7 @@ def triviaqa(
     companion: str | Path | None = None,  # JSON lines of question_id and paraphrases; None: the records hold them
 ) -> Iterator[Question]:
     "The facts of a TriviaQA file, in order. Raises `CasmError` at the first record that can't be used."
+    if paraphrases < 0: raise CasmError(f"paraphrases={paraphrases}: must be at least 0, which reads the questions alone")
     path = Path(path)
     rows, names = (read_json_list(path, "Data"), _OFFICIAL) if path.suffix == ".json" else (read_json_lines(path), _HUB_ROWS)
     statements = None if companion is None else read_companion(companion, "question_id", "paraphrases")

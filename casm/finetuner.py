@@ -178,7 +178,7 @@ class GradientMask:
 
     def arriving(self, _):
         grad = self.values().grad
-        if grad is None: self.window = None                # somebody has thrown the window's gradients away
+        if grad is None or self.window is not None and not rows_of(grad, self.window).any(): self.window = None     # somebody has thrown the window's gradients away
         if self.window is not None: self.kept = rows_of(grad, self.window)
 
     @torch.no_grad()

@@ -39,6 +39,7 @@ class MemoryConfig:
 
     def __post_init__(self):
         if self.value_dim is None: self.value_dim = self.hidden_size
+        if not isinstance(self.layers, (tuple, list)): raise ValueError(f"layers={self.layers!r}: must be a tuple of layer numbers, as in (2,)")
         self.layers = tuple(self.layers)
         check_config(self)
 
@@ -242,7 +243,10 @@ def load_memory(
 ) -> tuple[SparseMemory, dict[str, torch.Tensor]]:
     "Read what `save_memory` wrote: the memory and its extra tensors. Raises `ValueError` when the file is damaged, or tensors are missing, foreign or misshapen."
     folder = Path(folder)
-    told = json.loads((folder / "memory.json").read_text(encoding="utf-8"))
+    try:
+        told = json.loads((folder / "memory.json").read_text(encoding="utf-8"))
+        told["config"].keys(), told["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError) as e: raise ValueError(f"{folder}/memory.json: is not what save_memory wrote ({e!r}); the folder is damaged, copy it again") from e
     if unknown := told["config"].keys() - {f.name for f in fields(MemoryConfig)}:
         raise ValueError(f"{folder}/memory.json: {min(unknown)!r} is no field of a memory; the folder is from another version of casm")
     memory = SparseMemory(MemoryConfig(**told["config"]))

@@ -176,7 +176,7 @@ class SMF(Method):
         super().__init__()
         if score not in SCORES: raise CasmError(f"score={score!r}: choose from {', '.join(SCORES)}")
         if optimizer not in ROW_OPTIMIZERS: raise CasmError(f"optimizer={optimizer!r}: choose from {', '.join(ROW_OPTIMIZERS)}")
-        self.rows, self.score, self.kind = rows, score, optimizer
+        self.rows, self.score, self.kind, self.waiting = rows, score, optimizer, 0       # waiting: losses to come of a step whose rows were chosen beforehand
 
     def prepare(self, lm: LM):
         lm.stats.check(memory_of(lm.model).config.num_rows, lookup_hash(memory_of(lm.model)))
@@ -193,16 +193,21 @@ class SMF(Method):
 
     def optimizer(self, lr, weight_decay): return ROW_OPTIMIZERS[self.kind](self.parameters(), lr=lr, weight_decay=weight_decay)
 
-    def after_step(self): write_back(self.bank)
+    def after_step(self):
+        write_back(self.bank)
+        self.waiting = 0
 
 # %% ../nbs/10_methods.ipynb #0af85cc5
 def smf_loss(method: SMF, batch: list[Item]) -> torch.Tensor:
     "The loss of a batch, whose forward pass selects the rows that this step trains, unless they have been selected"
     x = tensors_of(method, batch)
     memory, bank, mask = memory_of(method.lm.model), method.bank, x["attention_mask"].bool()
-    if not len(bank.trained) and (memory.config.num_readers > 1 or torch.distributed.is_initialized()): method.begin_step([batch])
+    chosen, training = len(bank.trained) > 0, torch.is_grad_enabled()
+    if training and chosen and not method.waiting: raise CasmError("a second loss before after_step(): give begin_step() all micro-batches of the step before their losses")
+    if training and not chosen and (memory.config.num_readers > 1 or torch.distributed.is_initialized()): method.begin_step([batch])
+    if training: method.waiting = max(0, method.waiting - 1)
     def choose(access: Access):
-        if not len(bank.trained): select(bank, 0, select_rows(access.rows[mask], method.lm.stats, method.rows, method.score), method.rows)
+        if training and not len(bank.trained): select(bank, 0, select_rows(access.rows[mask], method.lm.stats, method.rows, method.score), method.rows)
     with watching(memory, choose), reading(method.lm.model, torch.zeros(len(batch), dtype=torch.int64, device=mask.device)):
         return method.lm.model(**x).loss
 
@@ -213,6 +218,7 @@ def smf_begin_step(method: SMF, window: list[list[Item]]):
     rows = torch.cat([r for batch in window for r in accesses(method.lm.model, tensors_of(method, batch))])
     counts = sum_counts(count_rows(rows.to(stats.df.device), len(stats.df)))
     select(method.bank, 0, top_t(score_rows(counts, stats, method.score), method.rows), method.rows)
+    method.waiting = len(window)
 
 # %% ../nbs/10_methods.ipynb #b63e7ca3
 def smf_answer(method: SMF, questions, as_of) -> list[Answer]:

@@ -9,6 +9,8 @@ __all__ = ['SlotBank', 'set_param', 'move', 'insert', 'find', 'overlay', 'read_s
 # %% ../nbs/02_slots.ipynb #c48fd3f2
 import math
 
+import uuid
+
 import torch
 from torch import nn
 
@@ -22,6 +24,7 @@ class SlotBank:
         self.entries = torch.empty(0, dtype=torch.int64, device=device)   # (N,) slot * num_rows + row, rising
         self.lines = torch.empty(0, dtype=torch.int64, device=device)     # (N,) line of storage of each entry
         self.storage = torch.zeros(1, dim, dtype=torch.float32, device=device)    # (N + 1 or more, dim); line 0 is spare and zero
+        self.name = uuid.uuid4().hex                 # tells the bank from every other, for optimisers
         self.home, self.key = {}, "param"            # where `param` is kept: a module's ParameterDict makes it the module's
         self.trained = torch.empty(0, dtype=torch.int64, device=device)   # (n,) lines of the rows in training: param[1:n + 1]
         self.where = torch.zeros(1, dtype=torch.int64, device=device)     # per line of storage, the row of `param` that stands for it, or 0
@@ -86,9 +89,11 @@ def overlay(bank: SlotBank, rows: torch.Tensor, slots: torch.Tensor) -> torch.Te
 # %% ../nbs/02_slots.ipynb #131dcef7
 def read_slots(bank: SlotBank, access: Access, slots: torch.Tensor) -> torch.Tensor:
     "What the slots add to the read of the bare table: float32 (B, T, dim), exactly zero where no delta applies."
+    if slots.dtype != torch.int64 or slots.dim() not in (1, 2) or slots.dim() == 2 and not 1 <= slots.shape[1] <= 2:
+        raise ValueError(f"slots of {slots.dtype} and shape {tuple(slots.shape)}: must be int64 of shape (B,) or (B, 2)")
     if len(slots) != len(access.rows): raise ValueError(f"slots name {len(slots)} samples, the batch holds {len(access.rows)}: one slot per sample")
-    if slots.max() >= bank.num_slots:
-        raise ValueError(f"slot {int(slots.max())}: the bank holds slots 0 to {bank.num_slots - 1}, or -1 for none")
+    low, high = map(int, slots.aminmax())
+    if low < -1 or high >= bank.num_slots: raise ValueError(f"slot {high if low >= -1 else low}: the bank holds slots 0 to {bank.num_slots - 1}, or -1 for none")
     lines = overlay(bank, access.rows, slots)
     if bank.param is None: return read_rows(bank.storage, lines, access.weights, pad=0)
     mine = bank.where[lines]
@@ -106,7 +111,9 @@ def check_rows(bank: SlotBank, rows: torch.Tensor, name: str):
 
 def train_lines(bank: SlotBank, lines: torch.Tensor, size: int) -> nn.Parameter:
     "Lift `lines` of storage into the compact parameter of `size` rows, those beyond the lines zero, and return it"
-    if bank.param is None: bank.param = nn.Parameter(bank.storage.new_zeros(size + 1, bank.dim))
+    if bank.param is None:
+        bank.param = nn.Parameter(bank.storage.new_zeros(size + 1, bank.dim))
+        bank.param.bank = bank.name
     bank.trained = bank.param.row_ids = lines
     bank.where[lines] = torch.arange(1, len(lines) + 1, device=lines.device)
     values = bank.param.detach()
@@ -163,11 +170,18 @@ def select(bank: SlotBank, slot: int, rows: torch.Tensor, size: int) -> nn.Param
 class RowOptimizer(torch.optim.Optimizer):
     "Steps the rows in training of compact parameters, from `select` or `open_slots`. A subclass says how wide its memory of a row is, and how it steps."
     def __init__(self, params, defaults: dict):
-        bad = {k: v for k, v in defaults.items() if k != "betas" and not v >= 0} | {"betas": b for b in [defaults.get("betas", (0, 0))] if not all(0 <= x < 1 for x in b)}
+        bad = {k: v for k, v in defaults.items() if k != "betas" and not 0 <= v < float("inf")} | {"betas": b for b in [defaults.get("betas", (0, 0))] if not all(0 <= x < 1 for x in b)}
         if bad: raise ValueError(f"{', '.join(f'{k}={v}' for k, v in bad.items())}: must be at least 0, betas below 1")
-        super().__init__(params, defaults)
-        for p in (p for group in self.param_groups for p in group["params"]):
+        super().__init__(params, defaults | {"bank": None})
+        for group, p in ((group, p) for group in self.param_groups for p in group["params"]):
+            group["bank"] = getattr(p, "bank", None)
             if not hasattr(p, "row_ids"): raise ValueError(f"params: one of shape {tuple(p.shape)} is not a slot bank's; give what select() or open_slots() put in training")
+
+    def load_state_dict(self, state_dict: dict):
+        "As torch's. Raises `ValueError` for the state of another bank: it is kept by the line of storage of a row, which another bank gives to other rows."
+        for mine, saved in zip(self.param_groups, state_dict["param_groups"]):
+            if mine["bank"] != saved.get("bank"): raise ValueError("state_dict: is of another bank, or of this one before it was read back from flat tensors; begin with a new optimiser")
+        super().load_state_dict(state_dict)
 
     @torch.no_grad()
     def step(self, closure=None):

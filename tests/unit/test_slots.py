@@ -212,3 +212,18 @@ def test_damaged_tensors_are_refused(break_it):
     open_slots(bank, [torch.tensor([1, 5]), torch.tensor([2])])
     commit(bank)
     with pytest.raises(ValueError, match="damaged"): from_flat(ROWS, **break_it(to_flat(bank)))
+
+
+def test_optimiser_state_stays_with_its_bank():
+    "state is kept by line of storage, and a bank read back from flat tensors has other lines"
+    bank = SlotBank(ROWS, DIM)
+    bank.num_slots = 1
+    opt = RowAdamW([select(bank, 0, torch.tensor([5]), 4)], lr=.1)
+    bank.param.grad = torch.ones_like(bank.param)
+    opt.step(); write_back(bank)
+    same = RowAdamW([select(bank, 0, torch.tensor([3]), 4)], lr=.1)
+    same.load_state_dict(opt.state_dict())
+    write_back(bank)
+    other = from_flat(ROWS, **to_flat(bank))
+    with pytest.raises(ValueError, match="another bank"): RowAdamW([select(other, 0, torch.tensor([3]), 4)], lr=.1).load_state_dict(opt.state_dict())
+    with pytest.raises(ValueError, match="lr=inf"): RowAdamW([bank.param], lr=float("inf"))
