@@ -32,7 +32,7 @@ from .trainer import TrainConfig, train
 RECIPES = {
     "full_ft": ({}, TrainConfig(lr=5e-5)),
     "lora": ({"rank": 16, "alpha": 32}, TrainConfig(lr=1e-3)),
-    "smf": ({"rows": 4096, "score": "tfidf", "optimizer": "sgd"}, TrainConfig(lr=50.)),
+    "smf": ({"rows": 4096, "score": "tfidf", "optimizer": "adamw"}, TrainConfig(lr=1e-2)),
     "casm": ({"rows": 96}, TrainConfig(lr=2e-1)),
 }
 

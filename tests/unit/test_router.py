@@ -1,5 +1,5 @@
 "Routing on the public facts and on invented ones: right slot, honest abstention, one decision per question whatever stands beside it."
-import json, os, random, time
+import json, os, random
 from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -133,9 +133,6 @@ def test_old_routes_survive_ten_thousand_later_versions():
     same = sum((a.slot, a.key) == (b.slot, b.key) for a, b in zip(before, after))
     assert same >= .999 * len(asked)
     assert after == LexicalRouter(registry).route(asked, ["2019"] * len(asked))  # grown index = fresh index
-    start = time.perf_counter()
-    router.route(asked, ["2019"] * len(asked))
-    assert (time.perf_counter() - start) / len(asked) < .02  # 2 ms is the target on an idle core; the benchmark measures it
 
 def test_bad_dates_and_lengths_are_refused():
     router = LexicalRouter(small())
