@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PROBE_KINDS', 'UPDATE_FORMS', 'PROBE_FORM', 'UNSEEN_FORM', 'BACKGROUND_FORMS', 'CasmError', 'canonical',
-           'relation_text', 'date_key', 'check_time', 'TimeOrder', 'time_key', 'contains', 'Fact', 'to_fact', 'Passage',
-           'Probe', 'normalize_answer', 'answers_match', 'value_key', 'token_f1', 'question', 'render', 'find_time',
-           'dated']
+           'relation_text', 'date_key', 'check_time', 'TimeOrder', 'time_key', 'contains', 'check_text', 'Fact',
+           'to_fact', 'Passage', 'Probe', 'normalize_answer', 'answers_match', 'value_key', 'token_f1', 'question',
+           'render', 'find_time', 'dated']
 
 # %% ../nbs/03_facts.ipynb #31124c6b
 import re, unicodedata
@@ -102,7 +102,11 @@ def contains(
     return time_key(valid_from, order) <= k and (valid_until is None or k < time_key(valid_until, order))
 
 # %% ../nbs/03_facts.ipynb #a4eeb9a1
-def _check_text(argument, text):
+def check_text(
+    argument: str, # its name, for the error message
+    text: str,
+):
+    "Raise `CasmError` unless `text` has something to see and can be written as UTF-8."
     if not isinstance(text, str) or not canonical(text):
         raise CasmError(f"{argument} is {text!r}; it must be text with at least one visible character")
     try: text.encode()
@@ -130,15 +134,15 @@ class Fact:
     valid_until: Optional[str] = None # first moment it no longer holds; None: open
     source: Optional[str] = None # where it was read
     def __post_init__(self):
-        for a in ("subject", "relation", "value"): _check_text(a, getattr(self, a))
-        if self.source is not None: _check_text("source", self.source)
+        for a in ("subject", "relation", "value"): check_text(a, getattr(self, a))
+        if self.source is not None: check_text("source", self.source)
         _check_interval(self.valid_from, self.valid_until)
     @property
     def key(self): # (subject, relation), both canonical
         "The key under which all spellings of this subject and relation meet."
         return canonical(self.subject), canonical(self.relation)
 
-# %% ../nbs/03_facts.ipynb #4a4bacc7
+# %% ../nbs/03_facts.ipynb #061634f6
 def to_fact(
     record, # a `Fact`, or a dict with its fields by name
 ) -> Fact:
@@ -161,7 +165,7 @@ class Passage:
     fact: Optional[Fact] = None # the fact it states, if known
     date: Optional[str] = None # the time point it was written at
     def __post_init__(self):
-        _check_text("text", self.text)
+        check_text("text", self.text)
         if self.date is not None: check_time(self.date, "date")
 
 @dataclass(frozen=True)
@@ -175,9 +179,9 @@ class Probe:
     kind: str # why it is asked, one of `PROBE_KINDS`
     form: str # which sentence form: "probe", "unseen", ...
     def __post_init__(self):
-        for a in ("question", "subject", "relation", "form"): _check_text(a, getattr(self, a))
+        for a in ("question", "subject", "relation", "form"): check_text(a, getattr(self, a))
         if self.kind not in PROBE_KINDS: raise CasmError(f"kind {self.kind!r} is unknown; allowed: {', '.join(PROBE_KINDS)}")
-        if self.answer is not None or self.kind != "unknown": _check_text("answer", self.answer)
+        if self.answer is not None or self.kind != "unknown": check_text("answer", self.answer)
         if self.as_of is not None: check_time(self.as_of, "as_of")
 
 # %% ../nbs/03_facts.ipynb #39304174
@@ -205,7 +209,7 @@ def answers_match(answer: str, gold: str) -> bool:
     "Equal after `normalize_answer`; a blank answer never matches."
     return bool(canonical(answer)) and normalize_answer(answer) == normalize_answer(gold)
 
-# %% ../nbs/03_facts.ipynb #e86ff4c0
+# %% ../nbs/03_facts.ipynb #6a4ff927
 _UNITS = {  # base unit: {spellings: how many of it one is}
     "m": {"mm millimeter": "1/1000", "cm centimeter": "1/100", "m meter": "1", "km kilometer": "1000", "inch inches": "127/5000",
           "ft foot feet": "381/1250", "yd yard": "1143/1250", "fathom": "1143/625", "mile": "201168/125", "nm nmi nautical_mile": "1852"},
@@ -223,7 +227,7 @@ _UNIT_OF = {name.replace("_", " "): (base, Fraction(size))
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 _COUNTS = dict(zip("zero one two three four five six seven eight nine ten eleven twelve".split(), map(str, range(13))))
 
-# %% ../nbs/03_facts.ipynb #a1fb2db0
+# %% ../nbs/03_facts.ipynb #0e12491b
 _WHOLE = r"(?:[1-9][0-9]{0,2}(?P<gap>[ ,'’])[0-9]{3}(?:(?P=gap)[0-9]{3}){0,9}|0|[1-9][0-9]{0,29})"
 _QUANTITY = re.compile(rf"(?P<sign>[$€£] ?)?(?P<number>-?(?:{_WHOLE}(?:\.[0-9]{{1,30}})?|\.[0-9]{{1,30}}))(?P<unit> ?[^\W\d_].*| ?[%°].*)?")
 
@@ -257,7 +261,7 @@ def _quantity(
     if known: return f"{_plain(Fraction(number)*known[1])} {known[0]}"
     return None if m["sign"] else number + unit
 
-# %% ../nbs/03_facts.ipynb #2c2fbd2b
+# %% ../nbs/03_facts.ipynb #e52a0964
 _MONTHS = {m[:n]: f"{i:02}" for i, m in enumerate("january february march april may june july august september october november december".split(), 1)
            for n in (3, 4 if m == "september" else 3, len(m))}
 _MONTH, _DAY = rf"(?P<month>{'|'.join(sorted(_MONTHS, key=len, reverse=True))})\.?", r"(?P<d>[0-9]{1,2})"
