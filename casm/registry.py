@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'SCHEMA_VERSION', 'ALIAS_KINDS', 'Evidence', 'holds', 'in_force', 'classify', 'Record', 'Outcome',
-           'Provenance', 'Loaded', 'Registry', 'load_copy', 'nbytes']
+           'Provenance', 'Loaded', 'Registry', 'Change', 'diff', 'Conflict', 'conflicts', 'contradictions',
+           'export_json', 'import_json', 'load_copy', 'nbytes']
 
 # %% ../nbs/04_registry.ipynb #b57a85f4
 import hashlib, json, os, sqlite3
@@ -147,7 +148,7 @@ def _explained(path):
         advice = next((a for word, a in _ADVICE.items() if word in str(e)), "cannot be used; see the SQLite message")
         raise CasmError(f"registry {path} {advice} ({e})") from e
 
-# %% ../nbs/04_registry.ipynb #fb7f904c
+# %% ../nbs/04_registry.ipynb #99ad46d1
 def _build(db):
     "Make the tables, inside a transaction that the caller holds."
     for statement in _SCHEMA.split(";\n"): db.execute(statement)
@@ -167,7 +168,7 @@ def _upgrade(db):
         db.execute(f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(chosen)} FROM old_{table}")
     for table in reversed(_FIRST_TABLES): db.execute(f"DROP TABLE old_{table}")
 
-# %% ../nbs/04_registry.ipynb #98de4dbf
+# %% ../nbs/04_registry.ipynb #426fa6a5
 def _version(db, path):
     "Schema version of a file; 0 if it is empty; a foreign file or an unknown version is a `CasmError`."
     queries = "PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master"
@@ -212,7 +213,7 @@ def _upgraded_copy(db):
     with _whole(copy): _upgrade(copy)
     return copy
 
-# %% ../nbs/04_registry.ipynb #ac2b7311
+# %% ../nbs/04_registry.ipynb #87b73faa
 def _open(path, create):
     "(a connection to a checked registry, whether it only reads an old file); `create` makes or upgrades the file."
     if path != ":memory:" and not create and not Path(path).is_file():
@@ -420,7 +421,7 @@ class _Queries(_Reader):
         key = self._key(subject, relation, at)
         return [_record(e, key, following) for e, following in self._line(key, at)]
 
-# %% ../nbs/04_registry.ipynb #5c0a132c
+# %% ../nbs/04_registry.ipynb #204e848a
 class _Lists(_Queries):
     "What a registry holds as a whole; base of `Registry`."
     def keys(self,
@@ -459,7 +460,7 @@ class _Lists(_Queries):
 
     def __bool__(self): return True  # an empty registry is still a registry
 
-# %% ../nbs/04_registry.ipynb #bd17cd37
+# %% ../nbs/04_registry.ipynb #90a4d5dd
 class Provenance(NamedTuple):
     "Where a fact comes from."
     fact_id: int
@@ -499,7 +500,7 @@ class _Origins(_Lists):
     def _add_uses(self, counts):
         self._db.executemany("INSERT INTO uses VALUES (?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count", counts.items())
 
-# %% ../nbs/04_registry.ipynb #3ac98822
+# %% ../nbs/04_registry.ipynb #ed2cd926
 class _Entry(NamedTuple):
     "A record to be judged and what goes with it."
     number: int # from 1, for messages
@@ -562,7 +563,7 @@ def _judge_one(entry, fact, key, line, at, order, side_by_side, correct, e_id):
     line.insert(bisect_right(line, start, key=lambda x: x.start), e)
     return Outcome(kind, fact, slot, parent, replaced and _record(replaced, (0, fact.subject, fact.relation), later)), e, wrong, via
 
-# %% ../nbs/04_registry.ipynb #53179c56
+# %% ../nbs/04_registry.ipynb #411b13ec
 def _resolve(fact, at):
     "(canonical key with aliases followed, numbers of the aliases followed)"
     key = fact.key
@@ -669,7 +670,7 @@ class _Writer(_Origins):
             self._insert(kept, found, at)
             yield from judged
 
-# %% ../nbs/04_registry.ipynb #395b8cef
+# %% ../nbs/04_registry.ipynb #5393286b
 def _insert(self, kept, found, at):
     "Write judged facts, their keys, and what came with them."
     number, first = {k: row[0] for k, row in found.items() if row}, self._next("keys")
@@ -703,7 +704,7 @@ def _commit(self, kind, undoes=None, bank=None, source=None, run=None, step=None
 
 _Writer._insert, _Writer._commit = _insert, _commit
 
-# %% ../nbs/04_registry.ipynb #100d1aca
+# %% ../nbs/04_registry.ipynb #40efed0d
 class Loaded(NamedTuple):
     "What `load` did."
     commit: Optional[int] # its number; None if nothing was recorded
@@ -752,7 +753,7 @@ class _Recorder(_Writer):
                 if j.evidence is None: left.append(j.outcome)
         return Loaded(n + 1 if counts.total() > len(left) else None, dict(counts), left)
 
-# %% ../nbs/04_registry.ipynb #3f07a3fc
+# %% ../nbs/04_registry.ipynb #8bb0643e
 ALIAS_KINDS = ("subject", "relation", "value")
 
 def _alias_kind(kind):
@@ -767,7 +768,7 @@ def _alias(number, entry):
     for what, text in (("alias", alias), ("name", name)): check_text(f"{what} {number}", text)
     return kind, norm(alias), norm(name), alias, name
 
-# %% ../nbs/04_registry.ipynb #87caff2d
+# %% ../nbs/04_registry.ipynb #bef6b880
 class _Namer(_Recorder):
     "Aliases; base of `Registry`."
     def add_aliases(self,
@@ -776,23 +777,22 @@ class _Namer(_Recorder):
     ) -> Optional[int]: # number of the commit; None if all were known
         "Record that each `alias` stands for its `name`, all in one commit or none. The alias of an alias stands for its name."
         with self._transaction():
-            n, first, names, new = self.last_commit + 1, self._next("aliases"), dict(self._at(None).names), []
+            n, known, new = self.last_commit + 1, self._at(None).names, {}
+            names = dict(known)
             for i, entry in enumerate(aliases, 1):
                 kind, alias, name, alias_text, name_text = _alias(i, entry)
                 _, name, name_text = names.get((kind, name), (None, name, name_text))
                 if alias == name: raise CasmError(f"alias {alias_text!r} and {name_text!r} are one {kind} already; leave it out")
                 held = names.setdefault((kind, alias), (None, name, name_text))
                 if held[1] != name: raise CasmError(f"alias {alias_text!r} stands for {held[2]!r} already, not for {name_text!r}; undo that first")
-                new.append((None, n, kind, alias, name, alias_text, name_text))
-            known = self._at(None).names
-            new = {a[2:4]: a for a in new if a[2:4] not in known}
+                if (kind, alias) not in known: new.setdefault((kind, alias), (None, n, kind, alias, name, alias_text, name_text))
             if not new: return None
             self._commit("alias", source=source)
             self._db.executemany("INSERT INTO aliases VALUES (?, ?, ?, ?, ?, ?, ?)", new.values())
             self._refuse_strays(_state(self._db, n))
         return n
 
-# %% ../nbs/04_registry.ipynb #52cc764b
+# %% ../nbs/04_registry.ipynb #df10e593
 def _refuse_strays(self, at):
     "An alias stands for one name that is none itself, has no facts of its own, and stays while a fact that came by it does."
     rows = self._rows("SELECT id, commit_id, kind, alias, name, alias_text, name_text FROM aliases WHERE commit_id <= ?", at.n)
@@ -859,7 +859,7 @@ class Registry(_Namer):
         if not found: raise CasmError(f"commit {commit!r} is not undone: nothing to redo; see commits")
         return self.undo(found[0], source)
 
-# %% ../nbs/04_registry.ipynb #c8c2a17e
+# %% ../nbs/04_registry.ipynb #60ad045b
 def _refuse_clashes(self, at, changed):
     "No single-valued key touched by the `changed` commits may have two values at one time."
     keys = self._rows("""WITH changed AS (SELECT value FROM json_each(?)),
@@ -876,6 +876,175 @@ def _refuse_clashes(self, at, changed):
                                 f"{at_start[e.start].value!r} and {e.value!r}; undo or retract one of them first")
 
 Registry._refuse_clashes = _refuse_clashes
+
+# %% ../nbs/04_registry.ipynb #37e613eb
+class Change(NamedTuple):
+    "A value that holds at one of two moments and not at the other."
+    subject: str
+    relation: str
+    before: Optional[Record] # in force at the first; None: nothing, or nothing of this value
+    after: Optional[Record] # in force at the second
+
+def _moved(registry, at, a, b):
+    "Keys with evidence that begins or ends after moment `a` and not after `b`."
+    return registry._rows("""SELECT id, subject_text, relation_text FROM keys WHERE id IN (
+        SELECT key_id FROM assertions WHERE start > ?1 AND start <= ?2 AND commit_id <= ?3
+        UNION SELECT key_id FROM assertions WHERE until > ?1 AND until <= ?2 AND commit_id <= ?3) ORDER BY id""", a, b, at.n)
+
+def diff(registry: Registry,
+    t1: str, # a moment
+    t2: str, # another; earlier than t1, it gives the way back
+    known_at: Optional[int]=None, # commit to read as of
+) -> list: # of `Change`, by key number
+    "What holds at `t2` and did not at `t1`, or the reverse; a value that left and came back is no change."
+    at, (a, b), out = registry._at(known_at), map(registry.order.key, (t1, t2)), []
+    for key in _moved(registry, at, min(a, b), max(a, b)):
+        was, now = ({e.norm: e for e in registry._standing(key, at, t)} for t in (a, b))
+        gone, come = ([e for n, e in x.items() if n not in y] for x, y in ((was, now), (now, was)))
+        if registry._is_multi(key[2]): pairs = [(e, None) for e in gone] + [(None, e) for e in come]
+        else: pairs = [(next(iter(gone), None), next(iter(come), None))] if gone or come else []
+        out += [Change(*key[1:], *(e and registry._records(key, at, [e])[0] for e in pair)) for pair in pairs]
+    return out
+
+Registry.diff = diff
+
+# %% ../nbs/04_registry.ipynb #67f96018
+class Conflict(NamedTuple):
+    "Two claims about one thing that cannot both hold."
+    subject: str
+    relation: str
+    held: Record # what is recorded
+    said: Union[Record, Fact] # what says otherwise: a later record, or a new fact
+    at: str # first moment that both claim
+    why: str # the two values as compared, and the aliases that were followed
+
+def _conflict(key, held, following, said, other, at):
+    first = max(held, other, key=lambda e: e.start).valid_from
+    why = f"{other.value!r} from {other.valid_from} against {held.value!r} from {held.valid_from}: {other.norm!r} is not {held.norm!r}"
+    return Conflict(key[1], key[2], _record(held, key, following), said, first, why)
+
+# %% ../nbs/04_registry.ipynb #68eeaf86
+def conflicts(registry: Registry,
+    after: int=0, # only pairs with a claim recorded after this commit
+    known_at: Optional[int]=None, # commit to read as of
+) -> list: # of `Conflict`, by key number and time
+    "Every pair of recorded claims, one after the other in time, of which the second cuts the first short with another value."
+    at, out = registry._at(known_at), []
+    keys = registry._rows("""SELECT k.id, subject_text, relation_text FROM keys k JOIN assertions ON key_id = k.id
+        WHERE commit_id <= ? GROUP BY k.id HAVING count(DISTINCT norm) > 1 AND max(commit_id) > ?""", at.n, after)
+    for key in keys:
+        line = registry._line(key, at) if not registry._is_multi(key[2]) else []
+        for (a, a_next), (b, b_next) in zip(line, line[1:]):
+            if a.norm != b.norm and holds(a, b.start) and max(a.commit, b.commit) > after:
+                out.append(_conflict(key, a, a_next, _record(b, key, b_next), b, at))
+    return out
+
+def contradictions(registry: Registry,
+    facts, # of `Fact`, or dicts with its fields; times must have a place in the registry's order
+) -> list: # of `Conflict`, in the order of the facts
+    "Which of `facts` say otherwise than the registry, or than a fact before them. Also finds what `assert_facts` would refuse. Writes nothing."
+    at, out, first = registry._at(None), [], registry._next("assertions")
+    line_of, found = registry._lines(at)
+    for i, entry in enumerate(facts):
+        fact = to_fact(entry)
+        key, _ = _resolve(fact, at)
+        line, (start, until), norm = line_of(key), _interval(fact, registry.order), at.name("value", value_key(fact.value))
+        e = Evidence(first + i, at.n + 1, fact.value, norm, fact.valid_from, start, fact.valid_until, until, None, None, "new", fact.source)
+        spelt = found[key] or (None, fact.subject, fact.relation)
+        rivals = [x for x in (in_force(line, start), *(x for x in line if until and start < x.start < until)) if x and x.norm != norm]
+        for x in rivals if key[1] not in registry.multi else ():
+            out.append(_conflict(spelt, x, next((y for y in line if y.start > x.start), None), fact, e, at))
+        line.insert(bisect_right(line, start, key=lambda x: x.start), e)
+    return out
+
+Registry.conflicts, Registry.contradictions = conflicts, contradictions
+
+# %% ../nbs/04_registry.ipynb #b301c576
+def _seed_slots(registry, at):
+    "The slots of a `memory_registry.json`, numbered by key and time: one per stretch of one value without a gap."
+    slots = []
+    for key in registry.keys():
+        last, multi = {}, registry._is_multi(key[2])
+        for e, following in registry._line(key, at):
+            before, slot = last.get(e.norm if multi else None, (None, None))
+            touches, record = slot and slot["valid_until"] == e.valid_from, _record(e, key, following)
+            if touches and before.norm == e.norm:
+                slot["valid_until"], slot["usage_count"] = record.valid_until, slot["usage_count"] + e.uses
+            else:
+                slot = dict(slot_id=len(slots), subject=key[1], relation=key[2], value=e.value, valid_from=e.valid_from, valid_until=record.valid_until,
+                            contradicts=slot["slot_id"] if touches and holds(before, e.start) else None, usage_count=e.uses)
+                slots.append(slot)
+            last[e.norm if multi else None] = e, slot
+    return slots
+
+def export_json(registry: Registry,
+    path, # file to write; replaced whole or not at all
+    known_at: Optional[int]=None, # commit to read as of
+) -> int: # slots written
+    "Write what is known as the seed project's `memory_registry.json`. Aliases, slots and the second time axis have no place there."
+    slots, partial = _seed_slots(registry, registry._at(known_at)), f"{path}.partial"
+    try:
+        with open(partial, "w", encoding="utf-8") as f:
+            json.dump({"next_id": len(slots), "slots": slots[::-1]}, f, indent=2, ensure_ascii=False)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(partial, path)
+    except OSError as e: raise CasmError(f"{path} cannot be written ({e}); give a file in a folder that exists and may be written to") from e
+    return len(slots)
+
+# %% ../nbs/04_registry.ipynb #edbd287b
+def _read_seed(path):
+    "The slots of a `memory_registry.json`, by number."
+    try: data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as e: raise CasmError(f"{path} cannot be read ({e}); give a memory_registry.json") from e
+    except ValueError as e: raise CasmError(f"{path} is no JSON ({e}); give a memory_registry.json") from e
+    slots = data.get("slots") if isinstance(data, dict) else None
+    if not isinstance(slots, list) or not all(isinstance(s, dict) and type(s.get("slot_id")) is int for s in slots):
+        raise CasmError(f"{path} is no memory_registry.json: it needs 'slots', a list of objects that each have an integer 'slot_id'")
+    return sorted(slots, key=lambda s: s["slot_id"])
+
+def _seed_interval(slot, order):
+    "(start, end) of a slot as numbers, or None if they cannot be told."
+    try: return time_key(slot["valid_from"], order), slot.get("valid_until") and time_key(slot["valid_until"], order)
+    except (KeyError, CasmError): return None
+
+def _seed_entries(slots, order):
+    "(entries to assert, outcomes of what never held)"
+    spans = {s["slot_id"]: _seed_interval(s, order) for s in slots}
+    heirs = {s.get("contradicts"): spans[s["slot_id"]] for s in slots if spans[s["slot_id"]]}
+    entries, left = [], []
+    for s in slots:
+        number, span, record = s["slot_id"], spans[s["slot_id"]], {k: s[k] for k in ("subject", "relation", "value", "valid_from", "valid_until") if k in s}
+        if span and span[0] == span[1]:
+            left.append(Outcome("refused", record, None, None, None, f"slot {number} was closed at {s['valid_until']!r}, where it began: it never held"))
+            continue
+        if span and span[1] is not None and number in heirs and heirs[number][0] <= span[1]: record["valid_until"] = None
+        entries.append(_Entry(number, record))
+    return entries, left
+
+# %% ../nbs/04_registry.ipynb #3b43a65e
+def import_json(registry: Registry,
+    path, # a `memory_registry.json`
+    source: Optional[str]=None, # None: the path
+    skip_bad: bool=False, # leave out slots that cannot stand, and list them
+) -> Loaded: # with the slots left out, their numbers in the messages
+    "Assert the slots of a seed project's file in one commit, in the order of their numbers, and take over their usage counts."
+    slots, uses = _read_seed(path), Counter()
+    for s in slots:
+        n = s.get("usage_count", 0)
+        if type(n) is not int or n < 0: raise CasmError(f"{path}: usage_count {n!r} of slot {s['slot_id']} is no count; write an integer from 0")
+    entries, left = _seed_entries(slots, registry.order)
+    used, counts = {s["slot_id"]: s.get("usage_count", 0) for s in slots}, Counter()
+    with registry._transaction():
+        n = registry.last_commit
+        for j in registry._write(entries, "assert", skip_bad, source=source or str(path)):
+            counts[j.outcome.kind] += 1
+            if j.evidence is None: left.append(j.outcome)
+            elif used[j.entry.number]: uses[j.evidence.id] = used[j.entry.number]
+        registry._add_uses(uses)
+    return Loaded(n + 1 if counts.total() > counts["refused"] else None, dict(counts), left)
+
+Registry.export_json, Registry.import_json = export_json, import_json
 
 # %% ../nbs/04_registry.ipynb #c142edef
 def load_copy(cls, path) -> Registry:
