@@ -13,6 +13,8 @@ import re, unicodedata
 from dataclasses import dataclass, fields
 from datetime import date as Date
 from fractions import Fraction
+from functools import lru_cache
+from math import gcd
 from typing import Optional
 
 # %% ../nbs/03_facts.ipynb #262bec02
@@ -39,6 +41,7 @@ def relation_text(
 # %% ../nbs/03_facts.ipynb #c6127ca5
 _DATE = re.compile(r"([0-9]{4})(?:-([0-9]{2})(?:-([0-9]{2}))?)?")
 
+@lru_cache(4096)
 def date_key(
     t: str, # "2018", "2018-06" or "2018-06-01"
 ) -> Optional[int]: # day number of its first day; None if `t` is no date
@@ -142,7 +145,7 @@ class Fact:
         "The key under which all spellings of this subject and relation meet."
         return canonical(self.subject), canonical(self.relation)
 
-# %% ../nbs/03_facts.ipynb #061634f6
+# %% ../nbs/03_facts.ipynb #e4c76f3d
 def to_fact(
     record, # a `Fact`, or a dict with its fields by name
 ) -> Fact:
@@ -209,7 +212,7 @@ def answers_match(answer: str, gold: str) -> bool:
     "Equal after `normalize_answer`; a blank answer never matches."
     return bool(canonical(answer)) and normalize_answer(answer) == normalize_answer(gold)
 
-# %% ../nbs/03_facts.ipynb #6a4ff927
+# %% ../nbs/03_facts.ipynb #e0fb3287
 _UNITS = {  # base unit: {spellings: how many of it one is}
     "m": {"mm millimeter": "1/1000", "cm centimeter": "1/100", "m meter": "1", "km kilometer": "1000", "inch inches": "127/5000",
           "ft foot feet": "381/1250", "yd yard": "1143/1250", "fathom": "1143/625", "mile": "201168/125", "nm nmi nautical_mile": "1852"},
@@ -227,7 +230,7 @@ _UNIT_OF = {name.replace("_", " "): (base, Fraction(size))
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 _COUNTS = dict(zip("zero one two three four five six seven eight nine ten eleven twelve".split(), map(str, range(13))))
 
-# %% ../nbs/03_facts.ipynb #0e12491b
+# %% ../nbs/03_facts.ipynb #cc92eaad
 _WHOLE = r"(?:[1-9][0-9]{0,2}(?P<gap>[ ,'’])[0-9]{3}(?:(?P=gap)[0-9]{3}){0,9}|0|[1-9][0-9]{0,29})"
 _QUANTITY = re.compile(rf"(?P<sign>[$€£] ?)?(?P<number>-?(?:{_WHOLE}(?:\.[0-9]{{1,30}})?|\.[0-9]{{1,30}}))(?P<unit> ?[^\W\d_].*| ?[%°].*)?")
 
@@ -239,12 +242,23 @@ def _unit(
     return _UNIT_OF.get(name) or (_UNIT_OF.get(name[:-1]) if name.endswith("s") and len(name) > 3 else None)
 
 def _plain(
-    x: Fraction,
+    n: int, d: int, # numerator and denominator
 ) -> str: # "1500", "-1.5", "5/18"
-    "`x` as a decimal where that is exact, else as a fraction."
-    if 10**60 % x.denominator: return str(x)
-    whole, rest = divmod(abs(x.numerator)*10**60//x.denominator, 10**60)
-    return f"{'-'*(x < 0)}{whole}" + (f".{rest:060}".rstrip("0") if rest else "")
+    "`n/d` as a decimal where that is exact, else as a fraction."
+    common = gcd(n, d)
+    n, d = n//common, d//common
+    if d == 1: return str(n)
+    if 10**60 % d: return f"{n}/{d}"
+    whole, rest = divmod(abs(n)*10**60//d, 10**60)
+    return f"{'-'*(n < 0)}{whole}.{rest:060}".rstrip("0")
+
+def _times(
+    number: str, # decimal, without separators
+    size: Fraction,
+) -> str: # their product, exact
+    "In integers, for a registry does it a million times."
+    whole, _, rest = number.partition(".")
+    return _plain(int(whole + rest)*size.numerator, size.denominator*10**len(rest))
 
 def _quantity(
     text: str, # in the form of `normalize_answer`
@@ -255,13 +269,13 @@ def _quantity(
     if not m: return None
     number, unit = re.sub("[ ,'’]", "", m["number"]), m["unit"] or ""
     while (word := unit.strip().partition(" "))[0] in _SCALES:
-        number, unit = _plain(Fraction(number)*_SCALES[word[0]]), word[2] and " " + word[2]
+        number, unit = _times(number, _SCALES[word[0]]), word[2] and " " + word[2]
     if m["sign"]: unit = m["sign"].strip() + unit
     known = _unit(unit.strip())
-    if known: return f"{_plain(Fraction(number)*known[1])} {known[0]}"
+    if known: return f"{_times(number, known[1])} {known[0]}"
     return None if m["sign"] else number + unit
 
-# %% ../nbs/03_facts.ipynb #e52a0964
+# %% ../nbs/03_facts.ipynb #4a8ec141
 _MONTHS = {m[:n]: f"{i:02}" for i, m in enumerate("january february march april may june july august september october november december".split(), 1)
            for n in (3, 4 if m == "september" else 3, len(m))}
 _MONTH, _DAY = rf"(?P<month>{'|'.join(sorted(_MONTHS, key=len, reverse=True))})\.?", r"(?P<d>[0-9]{1,2})"
@@ -283,7 +297,7 @@ def _date(
     iso = f"{part['y']}-{int(month):02}" + (f"-{int(day):02}" if day else "")
     return iso if date_key(iso) is not None else None
 
-_DIGIT, _FOUR = re.compile("[0-9]"), re.compile("[0-9]{4}")
+_DIGIT, _FOUR = re.compile("[0-9]"), re.compile("(?<![0-9])[0-9]{4}(?![0-9])")
 
 def value_key(
     text: str, # a value as written
