@@ -148,7 +148,7 @@ def _explained(path):
         advice = next((a for word, a in _ADVICE.items() if word in str(e)), "cannot be used; see the SQLite message")
         raise CasmError(f"registry {path} {advice} ({e})") from e
 
-# %% ../nbs/04_registry.ipynb #35c15b90
+# %% ../nbs/04_registry.ipynb #de738c16
 def _build(db):
     "Make the tables, inside a transaction that the caller holds."
     for statement in _SCHEMA.split(";\n"): db.execute(statement)
@@ -168,7 +168,7 @@ def _upgrade(db):
         db.execute(f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(chosen)} FROM old_{table}")
     for table in reversed(_FIRST_TABLES): db.execute(f"DROP TABLE old_{table}")
 
-# %% ../nbs/04_registry.ipynb #e4bc205c
+# %% ../nbs/04_registry.ipynb #2924c593
 def _version(db, path):
     "Schema version of a file; 0 if it is empty; a foreign file or an unknown version is a `CasmError`."
     queries = "PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master"
@@ -213,7 +213,7 @@ def _upgraded_copy(db):
     with _whole(copy): _upgrade(copy)
     return copy
 
-# %% ../nbs/04_registry.ipynb #219ca3c8
+# %% ../nbs/04_registry.ipynb #877cdcf6
 def _open(path, create):
     "(a connection to a checked registry, whether it only reads an old file); `create` makes or upgrades the file."
     if path != ":memory:" and not create and not Path(path).is_file():
@@ -421,7 +421,7 @@ class _Queries(_Reader):
         key = self._key(subject, relation, at)
         return [_record(e, key, following) for e, following in self._line(key, at)]
 
-# %% ../nbs/04_registry.ipynb #1ce01029
+# %% ../nbs/04_registry.ipynb #1583a265
 class _Lists(_Queries):
     "What a registry holds as a whole; base of `Registry`."
     def keys(self,
@@ -460,7 +460,7 @@ class _Lists(_Queries):
 
     def __bool__(self): return True  # an empty registry is still a registry
 
-# %% ../nbs/04_registry.ipynb #f52ea45f
+# %% ../nbs/04_registry.ipynb #71b94df8
 class Provenance(NamedTuple):
     "Where a fact comes from."
     fact_id: int
@@ -500,7 +500,7 @@ class _Origins(_Lists):
     def _add_uses(self, counts):
         self._db.executemany("INSERT INTO uses VALUES (?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count", counts.items())
 
-# %% ../nbs/04_registry.ipynb #3bc1abbc
+# %% ../nbs/04_registry.ipynb #a87d27cd
 class _Entry(NamedTuple):
     "A record to be judged and what goes with it."
     number: int # from 1, for messages
@@ -538,6 +538,7 @@ def _interval(fact, order):
     start, until = time_key(fact.valid_from, order), fact.valid_until and time_key(fact.valid_until, order)
     if until is not None and until <= start: raise CasmError(f"valid_until {fact.valid_until!r} is not after {fact.valid_from!r}")
     return start, until
+
 def _value_aliases(at, values):
     "Numbers of the aliases without which the `values` would not be one."
     keys = {value_key(v) for v in values}
@@ -563,7 +564,7 @@ def _judge_one(entry, fact, key, line, at, order, side_by_side, correct, e_id):
     line.insert(bisect_right(line, start, key=lambda x: x.start), e)
     return Outcome(kind, fact, slot, parent, replaced and _record(replaced, (0, fact.subject, fact.relation), later)), e, wrong, via
 
-# %% ../nbs/04_registry.ipynb #766b3d00
+# %% ../nbs/04_registry.ipynb #adfc5f76
 def _resolve(fact, at):
     "(canonical key with aliases followed, numbers of the aliases followed)"
     key = fact.key
@@ -670,7 +671,7 @@ class _Writer(_Origins):
             self._insert(kept, found, at)
             yield from judged
 
-# %% ../nbs/04_registry.ipynb #a075fb8c
+# %% ../nbs/04_registry.ipynb #639fa4e0
 def _insert(self, kept, found, at):
     "Write judged facts, their keys, and what came with them."
     number, first = {k: row[0] for k, row in found.items() if row}, self._next("keys")
@@ -705,7 +706,7 @@ def _commit(self, kind, undoes=None, bank=None, source=None, run=None, step=None
 
 _Writer._insert, _Writer._commit = _insert, _commit
 
-# %% ../nbs/04_registry.ipynb #a0dcce1b
+# %% ../nbs/04_registry.ipynb #7692cdec
 class Loaded(NamedTuple):
     "What `load` did."
     commit: Optional[int] # its number; None if nothing was recorded
@@ -754,7 +755,7 @@ class _Recorder(_Writer):
                 if j.evidence is None: left.append(j.outcome)
         return Loaded(n + 1 if counts.total() > len(left) else None, dict(counts), left)
 
-# %% ../nbs/04_registry.ipynb #b39f7809
+# %% ../nbs/04_registry.ipynb #566e5b1f
 ALIAS_KINDS = ("subject", "relation", "value")
 
 def _alias_kind(kind):
@@ -769,7 +770,7 @@ def _alias(number, entry):
     for what, text in (("alias", alias), ("name", name)): check_text(f"{what} {number}", text)
     return kind, norm(alias), norm(name), alias, name
 
-# %% ../nbs/04_registry.ipynb #117bc6e1
+# %% ../nbs/04_registry.ipynb #e351ffed
 class _Namer(_Recorder):
     "Aliases; base of `Registry`."
     def add_aliases(self,
@@ -793,7 +794,7 @@ class _Namer(_Recorder):
             self._refuse_strays(_state(self._db, n))
         return n
 
-# %% ../nbs/04_registry.ipynb #ba0f91d1
+# %% ../nbs/04_registry.ipynb #c724f99d
 def _refuse_strays(self, at):
     "An alias stands for one name that is none itself, has no facts of its own, and stays while a fact that came by it does."
     rows = self._rows("SELECT id, commit_id, kind, alias, name, alias_text, name_text FROM aliases WHERE commit_id <= ?", at.n)
@@ -808,8 +809,9 @@ def _refuse_strays(self, at):
     for assertion, commit, alias, subject, relation in self._rows(own, json.dumps(list(live)), at.n):
         if at.live(assertion, commit):
             raise CasmError(f"alias {alias!r} has facts of its own: {relation!r} of {subject!r}, commit {commit}; undo or retract those first")
-    for assertion, commit, alias in self._rows("SELECT a.id, a.commit_id, alias_id FROM alias_uses JOIN assertions a ON a.id = assertion_id"):
-        if at.live(assertion, commit) and alias not in live:
+    came = "SELECT a.id, a.commit_id, kind, alias, name FROM alias_uses JOIN assertions a ON a.id = assertion_id JOIN aliases al ON al.id = alias_id"
+    for assertion, commit, kind, alias, name in self._rows(came):
+        if at.live(assertion, commit) and at.name(kind, alias) != name:
             raise CasmError(f"commit {commit} recorded a fact by the alias that this would take away; undo commit {commit} first")
 
 _Namer._refuse_strays = _refuse_strays
@@ -860,7 +862,7 @@ class Registry(_Namer):
         if not found: raise CasmError(f"commit {commit!r} is not undone: nothing to redo; see commits")
         return self.undo(found[0], source)
 
-# %% ../nbs/04_registry.ipynb #efa2c2a5
+# %% ../nbs/04_registry.ipynb #8fdb2036
 def _refuse_clashes(self, at, changed):
     "No single-valued key touched by the `changed` commits may have two values at one time."
     keys = self._rows("""WITH changed AS (SELECT value FROM json_each(?)),
@@ -878,7 +880,7 @@ def _refuse_clashes(self, at, changed):
 
 Registry._refuse_clashes = _refuse_clashes
 
-# %% ../nbs/04_registry.ipynb #c3d7e00f
+# %% ../nbs/04_registry.ipynb #53a7d051
 class Change(NamedTuple):
     "A value that holds at one of two moments and not at the other."
     subject: str
@@ -909,7 +911,7 @@ def diff(registry: Registry,
 
 Registry.diff = diff
 
-# %% ../nbs/04_registry.ipynb #c50b7294
+# %% ../nbs/04_registry.ipynb #10f44395
 class Conflict(NamedTuple):
     "Two claims about one thing that cannot both hold."
     subject: str
@@ -924,7 +926,7 @@ def _conflict(key, held, following, said, other, at):
     why = f"{other.value!r} from {other.valid_from} against {held.value!r} from {held.valid_from}: {other.norm!r} is not {held.norm!r}"
     return Conflict(key[1], key[2], _record(held, key, following), said, first, why)
 
-# %% ../nbs/04_registry.ipynb #60251a6f
+# %% ../nbs/04_registry.ipynb #e3976351
 def conflicts(registry: Registry,
     after: int=0, # only pairs with a claim recorded after this commit
     known_at: Optional[int]=None, # commit to read as of
@@ -960,7 +962,7 @@ def contradictions(registry: Registry,
 
 Registry.conflicts, Registry.contradictions = conflicts, contradictions
 
-# %% ../nbs/04_registry.ipynb #c754a17b
+# %% ../nbs/04_registry.ipynb #f602282a
 def _seed_slots(registry, at):
     "The slots of a `memory_registry.json`, numbered by key and time: one per stretch of one value without a gap."
     slots = []
@@ -993,7 +995,7 @@ def export_json(registry: Registry,
     except OSError as e: raise CasmError(f"{path} cannot be written ({e}); give a file in a folder that exists and may be written to") from e
     return len(slots)
 
-# %% ../nbs/04_registry.ipynb #57eec8ab
+# %% ../nbs/04_registry.ipynb #98e27246
 def _read_seed(path):
     "The slots of a `memory_registry.json`, by number."
     try: data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -1023,7 +1025,7 @@ def _seed_entries(slots, order):
         entries.append(_Entry(number, record))
     return entries, left
 
-# %% ../nbs/04_registry.ipynb #58b3bd6a
+# %% ../nbs/04_registry.ipynb #661f7f18
 def import_json(registry: Registry,
     path, # a `memory_registry.json`
     source: Optional[str]=None, # None: the path
