@@ -148,7 +148,7 @@ def _explained(path):
         advice = next((a for word, a in _ADVICE.items() if word in str(e)), "cannot be used; see the SQLite message")
         raise CasmError(f"registry {path} {advice} ({e})") from e
 
-# %% ../nbs/04_registry.ipynb #de738c16
+# %% ../nbs/04_registry.ipynb #da999f84
 def _build(db):
     "Make the tables, inside a transaction that the caller holds."
     for statement in _SCHEMA.split(";\n"): db.execute(statement)
@@ -168,7 +168,7 @@ def _upgrade(db):
         db.execute(f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(chosen)} FROM old_{table}")
     for table in reversed(_FIRST_TABLES): db.execute(f"DROP TABLE old_{table}")
 
-# %% ../nbs/04_registry.ipynb #2924c593
+# %% ../nbs/04_registry.ipynb #17a6ea82
 def _version(db, path):
     "Schema version of a file; 0 if it is empty; a foreign file or an unknown version is a `CasmError`."
     queries = "PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master"
@@ -213,7 +213,7 @@ def _upgraded_copy(db):
     with _whole(copy): _upgrade(copy)
     return copy
 
-# %% ../nbs/04_registry.ipynb #877cdcf6
+# %% ../nbs/04_registry.ipynb #358a086f
 def _open(path, create):
     "(a connection to a checked registry, whether it only reads an old file); `create` makes or upgrades the file."
     if path != ":memory:" and not create and not Path(path).is_file():
@@ -324,12 +324,6 @@ def _record(e, key, following):
     ends = e.valid_until if own_end else following.valid_from
     return Record(e.id, key[1], key[2], e.value, e.valid_from, ends, e.slot, e.commit, e.parent_slot, e.outcome, *e[11:])
 
-# %% ../nbs/04_registry.ipynb #00f75a71
-def _remember(cache, n, value):
-    if len(cache) > 16: cache.clear()
-    cache[n] = value
-    return value
-
 # %% ../nbs/04_registry.ipynb #22d9cf7a
 class _Reader(_Store):
     "Reading a registry; base of `Registry`."
@@ -347,7 +341,14 @@ class _Reader(_Store):
         n = last if known_at is None else known_at
         if type(n) is not int or not 0 <= n <= last:
             raise CasmError(f"known_at {known_at!r} is no commit here; give a number from 0 to {last}, or None for all of them")
-        return self._states.get(n) or _remember(self._states, n, _state(self._db, n))
+        return self._states.get(n) or self._remember(self._states, n, _state(self._db, n))
+
+    def _remember(self, cache, n, value):
+        "Keep `value`, unless commit `n` is still being written and may yet go back."
+        if self._db.in_transaction: return value
+        if len(cache) > 16: cache.clear()
+        cache[n] = value
+        return value
 
     def _key(self, subject, relation, at):
         "(key_id, subject, relation) as first spelt, or None."
@@ -384,7 +385,7 @@ class _Queries(_Reader):
         at = self._at(known_at)
         if at.n in self._now_at: return self._now_at[at.n]
         newest = "SELECT id, commit_id, valid_from FROM assertions WHERE commit_id <= ? ORDER BY start DESC"
-        return _remember(self._now_at, at.n, next((t for a, c, t in self._db.execute(newest, (at.n,)) if at.live(a, c)), None))
+        return self._remember(self._now_at, at.n, next((t for a, c, t in self._db.execute(newest, (at.n,)) if at.live(a, c)), None))
 
     def _standing(self, key, at, t):
         "`Evidence` in force at moment `t`, oldest first."
@@ -421,7 +422,7 @@ class _Queries(_Reader):
         key = self._key(subject, relation, at)
         return [_record(e, key, following) for e, following in self._line(key, at)]
 
-# %% ../nbs/04_registry.ipynb #1583a265
+# %% ../nbs/04_registry.ipynb #814531e2
 class _Lists(_Queries):
     "What a registry holds as a whole; base of `Registry`."
     def keys(self,
@@ -460,7 +461,7 @@ class _Lists(_Queries):
 
     def __bool__(self): return True  # an empty registry is still a registry
 
-# %% ../nbs/04_registry.ipynb #71b94df8
+# %% ../nbs/04_registry.ipynb #ad9458f8
 class Provenance(NamedTuple):
     "Where a fact comes from."
     fact_id: int
@@ -500,7 +501,7 @@ class _Origins(_Lists):
     def _add_uses(self, counts):
         self._db.executemany("INSERT INTO uses VALUES (?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count", counts.items())
 
-# %% ../nbs/04_registry.ipynb #a87d27cd
+# %% ../nbs/04_registry.ipynb #2a47bbfb
 class _Entry(NamedTuple):
     "A record to be judged and what goes with it."
     number: int # from 1, for messages
@@ -564,7 +565,7 @@ def _judge_one(entry, fact, key, line, at, order, side_by_side, correct, e_id):
     line.insert(bisect_right(line, start, key=lambda x: x.start), e)
     return Outcome(kind, fact, slot, parent, replaced and _record(replaced, (0, fact.subject, fact.relation), later)), e, wrong, via
 
-# %% ../nbs/04_registry.ipynb #adfc5f76
+# %% ../nbs/04_registry.ipynb #1418e232
 def _resolve(fact, at):
     "(canonical key with aliases followed, numbers of the aliases followed)"
     key = fact.key
@@ -671,7 +672,7 @@ class _Writer(_Origins):
             self._insert(kept, found, at)
             yield from judged
 
-# %% ../nbs/04_registry.ipynb #639fa4e0
+# %% ../nbs/04_registry.ipynb #f57cac88
 def _insert(self, kept, found, at):
     "Write judged facts, their keys, and what came with them."
     number, first = {k: row[0] for k, row in found.items() if row}, self._next("keys")
@@ -706,7 +707,7 @@ def _commit(self, kind, undoes=None, bank=None, source=None, run=None, step=None
 
 _Writer._insert, _Writer._commit = _insert, _commit
 
-# %% ../nbs/04_registry.ipynb #7692cdec
+# %% ../nbs/04_registry.ipynb #096d6898
 class Loaded(NamedTuple):
     "What `load` did."
     commit: Optional[int] # its number; None if nothing was recorded
@@ -755,7 +756,7 @@ class _Recorder(_Writer):
                 if j.evidence is None: left.append(j.outcome)
         return Loaded(n + 1 if counts.total() > len(left) else None, dict(counts), left)
 
-# %% ../nbs/04_registry.ipynb #566e5b1f
+# %% ../nbs/04_registry.ipynb #99f482c6
 ALIAS_KINDS = ("subject", "relation", "value")
 
 def _alias_kind(kind):
@@ -770,7 +771,7 @@ def _alias(number, entry):
     for what, text in (("alias", alias), ("name", name)): check_text(f"{what} {number}", text)
     return kind, norm(alias), norm(name), alias, name
 
-# %% ../nbs/04_registry.ipynb #e351ffed
+# %% ../nbs/04_registry.ipynb #6b244ebb
 class _Namer(_Recorder):
     "Aliases; base of `Registry`."
     def add_aliases(self,
@@ -794,7 +795,7 @@ class _Namer(_Recorder):
             self._refuse_strays(_state(self._db, n))
         return n
 
-# %% ../nbs/04_registry.ipynb #c724f99d
+# %% ../nbs/04_registry.ipynb #c4fd13fe
 def _refuse_strays(self, at):
     "An alias stands for one name that is none itself, has no facts of its own, and stays while a fact that came by it does."
     rows = self._rows("SELECT id, commit_id, kind, alias, name, alias_text, name_text FROM aliases WHERE commit_id <= ?", at.n)
@@ -862,7 +863,7 @@ class Registry(_Namer):
         if not found: raise CasmError(f"commit {commit!r} is not undone: nothing to redo; see commits")
         return self.undo(found[0], source)
 
-# %% ../nbs/04_registry.ipynb #8fdb2036
+# %% ../nbs/04_registry.ipynb #8d9bb2c9
 def _refuse_clashes(self, at, changed):
     "No single-valued key touched by the `changed` commits may have two values at one time."
     keys = self._rows("""WITH changed AS (SELECT value FROM json_each(?)),
@@ -880,7 +881,7 @@ def _refuse_clashes(self, at, changed):
 
 Registry._refuse_clashes = _refuse_clashes
 
-# %% ../nbs/04_registry.ipynb #53a7d051
+# %% ../nbs/04_registry.ipynb #0ad9fb61
 class Change(NamedTuple):
     "A value that holds at one of two moments and not at the other."
     subject: str
@@ -911,7 +912,7 @@ def diff(registry: Registry,
 
 Registry.diff = diff
 
-# %% ../nbs/04_registry.ipynb #10f44395
+# %% ../nbs/04_registry.ipynb #406b9c1e
 class Conflict(NamedTuple):
     "Two claims about one thing that cannot both hold."
     subject: str
@@ -919,14 +920,14 @@ class Conflict(NamedTuple):
     held: Record # what is recorded
     said: Union[Record, Fact] # what says otherwise: a later record, or a new fact
     at: str # first moment that both claim
-    why: str # the two values as compared, and the aliases that were followed
+    why: str # both values, as written and as compared
 
 def _conflict(key, held, following, said, other, at):
     first = max(held, other, key=lambda e: e.start).valid_from
     why = f"{other.value!r} from {other.valid_from} against {held.value!r} from {held.valid_from}: {other.norm!r} is not {held.norm!r}"
     return Conflict(key[1], key[2], _record(held, key, following), said, first, why)
 
-# %% ../nbs/04_registry.ipynb #e3976351
+# %% ../nbs/04_registry.ipynb #bea85caa
 def conflicts(registry: Registry,
     after: int=0, # only pairs with a claim recorded after this commit
     known_at: Optional[int]=None, # commit to read as of
@@ -962,7 +963,7 @@ def contradictions(registry: Registry,
 
 Registry.conflicts, Registry.contradictions = conflicts, contradictions
 
-# %% ../nbs/04_registry.ipynb #f602282a
+# %% ../nbs/04_registry.ipynb #0144fd97
 def _seed_slots(registry, at):
     "The slots of a `memory_registry.json`, numbered by key and time: one per stretch of one value without a gap."
     slots = []
@@ -995,7 +996,7 @@ def export_json(registry: Registry,
     except OSError as e: raise CasmError(f"{path} cannot be written ({e}); give a file in a folder that exists and may be written to") from e
     return len(slots)
 
-# %% ../nbs/04_registry.ipynb #98e27246
+# %% ../nbs/04_registry.ipynb #2876826e
 def _read_seed(path):
     "The slots of a `memory_registry.json`, by number."
     try: data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -1025,7 +1026,7 @@ def _seed_entries(slots, order):
         entries.append(_Entry(number, record))
     return entries, left
 
-# %% ../nbs/04_registry.ipynb #661f7f18
+# %% ../nbs/04_registry.ipynb #5f6a563d
 def import_json(registry: Registry,
     path, # a `memory_registry.json`
     source: Optional[str]=None, # None: the path

@@ -278,10 +278,10 @@ def test_order_and_multi_are_kept(tmp_path):
     with Registry(tmp_path / "r", order=order) as r: assert r.multi == {"place of birth"}
     with pytest.raises(CasmError, match="was made with names"): Registry(tmp_path / "r", order=TimeOrder(("sep_oct", "aug_sep")))
 
-def test_a_hundred_thousand_facts_load_in_seconds():
-    r, start = Registry(), time.perf_counter()
+def test_a_hundred_thousand_facts_load_in_seconds_of_processor_time():
+    r, start = Registry(), time.process_time()
     r.assert_facts([Fact(f"Port {i // 4}", f"depth {i % 4}", f"{i} fathoms", "2018") for i in range(100_000)])
-    assert time.perf_counter() - start < 60  # about 3 s on an idle core
-    start = time.perf_counter()
+    assert time.process_time() - start < 60  # about 3 s on an idle core
+    start = time.process_time()
     for i in range(1000): assert r.get(f"port {i * 24}", "depth 3", "2024").value == f"{i * 96 + 3} fathoms"
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

@@ -429,6 +429,17 @@ def test_load_keeps_no_timeline_but_of_the_piece_in_hand(monkeypatch):
     assert most[0] == 10 and loaded.counts == {"new": 60, "same": 300, "contradiction": 240} and r.last_commit == 1
     assert [h.value for h in r.history("s7", "r")] == [f"v{i // 2}" for i in range(10)]
 
+def test_what_is_read_while_a_load_runs_is_not_remembered_if_it_fails():
+    r = Registry()
+    def watching():
+        for i in range(3):
+            yield Fact("s", "r", f"v{i}", str(2018 + i))
+            r.now(), r.get("s", "r")
+        raise KeyError("the source broke")
+    with pytest.raises(KeyError): r.load(watching())
+    r.assert_facts([Fact("s", "r", "A", "2010")])
+    assert r.now() == "2010" and r.get("s", "r").value == "A"
+
 def test_a_bad_fact_in_a_late_piece_takes_all_with_it(monkeypatch):
     monkeypatch.setattr("casm.registry._PIECE", 10)
     def stream(end):
