@@ -110,6 +110,8 @@ def attempted(call):
 @example([("assert", [("Gale Rock", "light", "8 m", "2010", None)]), ("alias", ALIASES[0]), ("assert", [("the_rock", "light", "nine", "2012", None)]),
           ("undo", 2), ("undo", 3), ("undo", 2), ("alias", ALIASES[0]), ("redo", 3)])
 @example([("alias", ALIASES[6]), ("assert", [("Gale Rock", "light", x, t, None) for x, t in (("8 m", "2010"), ("nine", "2012"))]), ("undo", 1)])
+@example([("assert", [("Gale Rock", "light", "8 m", "2010", None)]), ("undo", 1), ("assert", [("Gale Rock", "light", "nine", "2010", None)]),
+          ("redo", 1), ("correct", [("Gale Rock", "light", "C", "2010", "2012")]), ("undo", 2), ("undo", 3), ("redo", 1), ("undo", 4), ("redo", 1)])
 def test_random_acts_agree_with_the_oracle(steps):
     registry, book, slots = Registry(multi=[MULTI]), Book(), count()
     for kind, what in steps:
