@@ -4,13 +4,17 @@
 
 # %% auto #0
 __all__ = ['PROBE_KINDS', 'UPDATE_FORMS', 'PROBE_FORM', 'UNSEEN_FORM', 'BACKGROUND_FORMS', 'CasmError', 'canonical',
-           'relation_text', 'date_key', 'check_time', 'TimeOrder', 'time_key', 'contains', 'Fact', 'Passage', 'Probe',
-           'normalize_answer', 'answers_match', 'token_f1', 'question', 'render', 'find_time', 'dated']
+           'relation_text', 'date_key', 'check_time', 'TimeOrder', 'time_key', 'contains', 'check_text', 'Fact',
+           'to_fact', 'Passage', 'Probe', 'normalize_answer', 'answers_match', 'value_key', 'token_f1', 'question',
+           'render', 'find_time', 'dated']
 
 # %% ../nbs/03_facts.ipynb #31124c6b
 import re, unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date as Date
+from fractions import Fraction
+from functools import lru_cache
+from math import gcd
 from typing import Optional
 
 # %% ../nbs/03_facts.ipynb #262bec02
@@ -37,6 +41,7 @@ def relation_text(
 # %% ../nbs/03_facts.ipynb #c6127ca5
 _DATE = re.compile(r"([0-9]{4})(?:-([0-9]{2})(?:-([0-9]{2}))?)?")
 
+@lru_cache(4096)
 def date_key(
     t: str, # "2018", "2018-06" or "2018-06-01"
 ) -> Optional[int]: # day number of its first day; None if `t` is no date
@@ -100,7 +105,11 @@ def contains(
     return time_key(valid_from, order) <= k and (valid_until is None or k < time_key(valid_until, order))
 
 # %% ../nbs/03_facts.ipynb #a4eeb9a1
-def _check_text(argument, text):
+def check_text(
+    argument: str, # its name, for the error message
+    text: str,
+):
+    "Raise `CasmError` unless `text` has something to see and can be written as UTF-8."
     if not isinstance(text, str) or not canonical(text):
         raise CasmError(f"{argument} is {text!r}; it must be text with at least one visible character")
     try: text.encode()
@@ -128,13 +137,26 @@ class Fact:
     valid_until: Optional[str] = None # first moment it no longer holds; None: open
     source: Optional[str] = None # where it was read
     def __post_init__(self):
-        for a in ("subject", "relation", "value"): _check_text(a, getattr(self, a))
-        if self.source is not None: _check_text("source", self.source)
+        for a in ("subject", "relation", "value"): check_text(a, getattr(self, a))
+        if self.source is not None: check_text("source", self.source)
         _check_interval(self.valid_from, self.valid_until)
     @property
     def key(self): # (subject, relation), both canonical
         "The key under which all spellings of this subject and relation meet."
         return canonical(self.subject), canonical(self.relation)
+
+# %% ../nbs/03_facts.ipynb #e4c76f3d
+def to_fact(
+    record, # a `Fact`, or a dict with its fields by name
+) -> Fact:
+    "`record` as a checked `Fact`; unknown or missing fields are a `CasmError`."
+    if isinstance(record, Fact): return record
+    if not isinstance(record, dict): raise CasmError(f"{record!r} is no fact; give a casm.facts.Fact or a dict with its fields")
+    names = [f.name for f in fields(Fact)]
+    missing, unknown = [n for n in names[:4] if n not in record], [n for n in record if n not in names]
+    if missing or unknown:
+        raise CasmError(f"record {record!r} lacks {missing} and has unknown fields {unknown}; a fact has {', '.join(names)}")
+    return Fact(**record)
 
 # %% ../nbs/03_facts.ipynb #2a2f3c49
 PROBE_KINDS = ("changed", "unchanged", "superseded", "undated", "between", "paraphrase", "neighbour", "unknown")
@@ -146,7 +168,7 @@ class Passage:
     fact: Optional[Fact] = None # the fact it states, if known
     date: Optional[str] = None # the time point it was written at
     def __post_init__(self):
-        _check_text("text", self.text)
+        check_text("text", self.text)
         if self.date is not None: check_time(self.date, "date")
 
 @dataclass(frozen=True)
@@ -160,9 +182,9 @@ class Probe:
     kind: str # why it is asked, one of `PROBE_KINDS`
     form: str # which sentence form: "probe", "unseen", ...
     def __post_init__(self):
-        for a in ("question", "subject", "relation", "form"): _check_text(a, getattr(self, a))
+        for a in ("question", "subject", "relation", "form"): check_text(a, getattr(self, a))
         if self.kind not in PROBE_KINDS: raise CasmError(f"kind {self.kind!r} is unknown; allowed: {', '.join(PROBE_KINDS)}")
-        if self.answer is not None or self.kind != "unknown": _check_text("answer", self.answer)
+        if self.answer is not None or self.kind != "unknown": check_text("answer", self.answer)
         if self.as_of is not None: check_time(self.as_of, "as_of")
 
 # %% ../nbs/03_facts.ipynb #39304174
@@ -189,6 +211,101 @@ def normalize_answer(
 def answers_match(answer: str, gold: str) -> bool:
     "Equal after `normalize_answer`; a blank answer never matches."
     return bool(canonical(answer)) and normalize_answer(answer) == normalize_answer(gold)
+
+# %% ../nbs/03_facts.ipynb #e0fb3287
+_UNITS = {  # base unit: {spellings: how many of it one is}
+    "m": {"mm millimeter": "1/1000", "cm centimeter": "1/100", "m meter": "1", "km kilometer": "1000", "inch inches": "127/5000",
+          "ft foot feet": "381/1250", "yd yard": "1143/1250", "fathom": "1143/625", "mile": "201168/125", "nm nmi nautical_mile": "1852"},
+    "m2": {"m2 sqm square_meter": "1", "ha hectare": "10000", "km2 square_kilometer": "1000000"},
+    "m3": {"l liter": "1/1000", "m3 cubic_meter": "1"},
+    "kg": {"g gram": "1/1000", "kg kilo kilogram": "1", "t tonne metric_ton": "1000", "lb lbs": "45359237/100000000"},
+    "s": {"s sec second": "1", "min minute": "60", "h hr hrs hour": "3600", "day": "86400", "week": "604800"},
+    "m/s": {"m/s": "1", "km/h kmh kph": "5/18", "mph": "1397/3125", "kn kt knot": "463/900"},
+    "w": {"w watt": "1", "kw kilowatt": "1000", "mw megawatt": "1000000"},
+    "hz": {"hz hertz": "1", "khz kilohertz": "1000", "mhz megahertz": "1000000"},
+    "°c": {"°c celsius degrees_celsius": "1"}, "°f": {"°f fahrenheit degrees_fahrenheit": "1"}, "%": {"% percent per_cent": "1"},
+    "usd": {"$ usd dollar us_dollar": "1"}, "eur": {"€ eur euro": "1"}, "gbp": {"£ gbp": "1"}}
+_UNIT_OF = {name.replace("_", " "): (base, Fraction(size))
+            for base, units in _UNITS.items() for names, size in units.items() for name in names.split()}
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
+_COUNTS = dict(zip("zero one two three four five six seven eight nine ten eleven twelve".split(), map(str, range(13))))
+
+# %% ../nbs/03_facts.ipynb #cc92eaad
+_WHOLE = r"(?:[1-9][0-9]{0,2}(?P<gap>[ ,'’])[0-9]{3}(?:(?P=gap)[0-9]{3}){0,9}|0|[1-9][0-9]{0,29})"
+_QUANTITY = re.compile(rf"(?P<sign>[$€£] ?)?(?P<number>-?(?:{_WHOLE}(?:\.[0-9]{{1,30}})?|\.[0-9]{{1,30}}))(?P<unit> ?[^\W\d_].*| ?[%°].*)?")
+
+def _unit(
+    name: str, # as written after a number, singular or plural, British or American
+) -> Optional[tuple]: # (base unit, how many of it); None if unknown
+    "Short names have no plural: 'ms' is not several metres."
+    name = name.replace("metre", "meter").replace("litre", "liter")
+    return _UNIT_OF.get(name) or (_UNIT_OF.get(name[:-1]) if name.endswith("s") and len(name) > 3 else None)
+
+def _plain(
+    n: int, d: int, # numerator and denominator
+) -> str: # "1500", "-1.5", "5/18"
+    "`n/d` as a decimal where that is exact, else as a fraction."
+    common = gcd(n, d)
+    n, d = n//common, d//common
+    if d == 1: return str(n)
+    if 10**60 % d: return f"{n}/{d}"
+    whole, rest = divmod(abs(n)*10**60//d, 10**60)
+    return f"{'-'*(n < 0)}{whole}.{rest:060}".rstrip("0")
+
+def _times(
+    number: str, # decimal, without separators
+    size: Fraction,
+) -> str: # their product, exact
+    "In integers, for a registry does it a million times."
+    whole, _, rest = number.partition(".")
+    return _plain(int(whole + rest)*size.numerator, size.denominator*10**len(rest))
+
+def _quantity(
+    text: str, # in the form of `normalize_answer`
+) -> Optional[str]: # "1500 m", "1.5 m", "1000 berths", "2.10"; None if it is no single number
+    "A number without separators; with a unit that is known, exactly, in the base unit."
+    word, space, rest = text.replace("−", "-").partition(" ")
+    m = _QUANTITY.fullmatch(_COUNTS.get(word, word) + space + rest)
+    if not m: return None
+    number, unit = re.sub("[ ,'’]", "", m["number"]), m["unit"] or ""
+    while (word := unit.strip().partition(" "))[0] in _SCALES:
+        number, unit = _times(number, _SCALES[word[0]]), word[2] and " " + word[2]
+    if m["sign"]: unit = m["sign"].strip() + unit
+    known = _unit(unit.strip())
+    if known: return f"{_times(number, known[1])} {known[0]}"
+    return None if m["sign"] else number + unit
+
+# %% ../nbs/03_facts.ipynb #4a8ec141
+_MONTHS = {m[:n]: f"{i:02}" for i, m in enumerate("january february march april may june july august september october november december".split(), 1)
+           for n in (3, 4 if m == "september" else 3, len(m))}
+_MONTH, _DAY = rf"(?P<month>{'|'.join(sorted(_MONTHS, key=len, reverse=True))})\.?", r"(?P<d>[0-9]{1,2})"
+_DATES = [re.compile(form) for form in (
+    r"(?P<y>[0-9]{4})([-/.])(?P<m>[0-9]{1,2})\2(?P<d>[0-9]{1,2})", r"(?P<d>[0-9]{1,2})\.\s?(?P<m>[0-9]{1,2})\.\s?(?P<y>[0-9]{4})",
+    r"(?P<a>[0-9]{1,2})/(?P<b>[0-9]{1,2})/(?P<y>[0-9]{4})", rf"{_DAY}(?:st|nd|rd|th|\.)?(?: of)? {_MONTH},? (?P<y>[0-9]{{4}})",
+    rf"{_MONTH} {_DAY}(?:st|nd|rd|th)?,? (?P<y>[0-9]{{4}})", rf"{_MONTH},? (?P<y>[0-9]{{4}})")]
+
+def _date(
+    text: str, # in the form of `normalize_answer`
+) -> Optional[str]: # "2018-06-01" or "2018-06"; None if it is no date, or one of two
+    "A whole value that is a day or a month with its year, as ISO writes it."
+    part = next((m.groupdict() for m in (form.fullmatch(text) for form in _DATES) if m), None)
+    if not part: return None
+    if "a" in part:
+        day, month = sorted((int(part["a"]), int(part["b"])), reverse=True)
+        if month != day <= 12: return None  # 03/04/2018: March or April
+    else: day, month = part.get("d"), part.get("m") or _MONTHS[part["month"]]
+    iso = f"{part['y']}-{int(month):02}" + (f"-{int(day):02}" if day else "")
+    return iso if date_key(iso) is not None else None
+
+_DIGIT, _FOUR = re.compile("[0-9]"), re.compile("(?<![0-9])[0-9]{4}(?![0-9])")
+
+def value_key(
+    text: str, # a value as written
+) -> str: # what it is compared by
+    "`normalize_answer`, with numbers, units and dates in one writing. `value_key(value_key(x)) == value_key(x)`."
+    text = normalize_answer(text)
+    if not _DIGIT.search(text) and text.split(" ", 1)[0] not in _COUNTS: return text
+    return (_date(text) if _FOUR.search(text) else None) or _quantity(text) or text
 
 # %% ../nbs/03_facts.ipynb #1c524e43
 def _tokens(text): return [t.strip(_MARKS) or t for t in normalize_answer(text).split()]

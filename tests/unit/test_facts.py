@@ -3,7 +3,7 @@ import sys, unicodedata
 import pytest
 from hypothesis import given, strategies as st
 from casm.facts import BACKGROUND_FORMS, PROBE_FORM, UNSEEN_FORM, UPDATE_FORMS, CasmError, Fact, TimeOrder
-from casm.facts import answers_match, canonical, contains, date_key, dated, find_time, normalize_answer, question, render, token_f1
+from casm.facts import answers_match, canonical, contains, date_key, dated, find_time, normalize_answer, question, render, token_f1, value_key
 
 text = st.text(max_size=30)
 word = st.text(st.characters(codec="utf-8", categories=("L", "P", "Zs", "N")), min_size=1, max_size=20).filter(canonical)
@@ -24,6 +24,28 @@ def test_canonical_is_idempotent_on_every_code_point():
 def test_spelling_does_not_matter(t):
     # upper() is left out: it is not the inverse of casefold for every letter
     assert canonical(f"  {unicodedata.normalize('NFD', t)} ") == canonical(unicodedata.normalize("NFC", t)) == canonical(t.replace(" ", "_\t"))
+
+number_words = st.lists(st.sampled_from(["million", "thousand", "june", "st", "mar", "km", "/h", "fathoms", "$", "€", "%", "°c", "0", "1", "5", "12", "2018", "000", ",", ".",
+                                         "-", "/", " ", "  ", "'", "−", "m", "²", "_", "zero", "one", "the "]), max_size=8).map("".join)
+
+@given(st.one_of(text, number_words))
+def test_value_keys_are_idempotent_and_never_finer_than_answers(t):
+    assert value_key(value_key(t)) == value_key(t) == value_key(normalize_answer(t))
+    assert bool(value_key(t)) == bool(canonical(t))
+
+@given(st.decimals(min_value=-10**9, max_value=10**9, places=3), st.sampled_from([("m", "km", 3), ("m", "cm", -2), ("kg", "t", 3), ("w", "MW", 6), ("m", "m", 0)]))
+def test_units_convert_exactly(x, units):
+    small, big, power = units
+    assert value_key(f"{x.scaleb(power):f} {small}") == value_key(f"{x:,f}{big}") == value_key(f"{x:f} {big}")
+    assert value_key(f"{x:f} {big}") != value_key(f"{x + 1:f} {big}")
+
+@given(dates)
+def test_a_date_is_one_value_however_it_is_written(d):
+    y, m, day = d.split("-")
+    month = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"][int(m) - 1]
+    for form in (f"{int(day)} {month} {y}", f"{month} {int(day)}, {y}", f"{int(day)}th of {month[:3]} {y}", f"{int(day)}.{int(m)}.{y}", f"{y}/{m}/{day}"): assert value_key(form) == d
+    assert len({value_key(v) for v in (d, d[:7], d[:4])}) == 3 and value_key(f"{month} {y}") == d[:7]
+    assert (value_key(f"{day}/{m}/{y}") == d) == (int(day) > 12 or day == m)
 
 @given(text, text)
 def test_match_is_symmetric_and_bounds_f1(a, b):

@@ -1,5 +1,6 @@
 "The ledger against a naive oracle, against interruption at every step, and against files it should not open."
 import os, shutil, sqlite3, subprocess, sys, time
+from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 from casm.facts import CasmError, Fact, TimeOrder, canonical, normalize_answer
@@ -148,9 +149,16 @@ def seeded(path):
     return r
 
 WRITES = {"assert": lambda r: r.assert_facts([Fact("s", "r", "B", "2020"), Fact("new", "r", "C", "2020"), Fact("s", "q", "A", "2021")], [1, 2, None], bank="h"),
-          "retract": lambda r: r.retract("s", "r", "2018"), "undo": lambda r: r.undo(1)}
+          "retract": lambda r: r.retract("s", "r", "2018"), "undo": lambda r: r.undo(1),
+          "correct": lambda r: r.correct([Fact("s", "r", "B", "2018"), Fact("s", "q", "B", "2018")], slots=[3, 4], rows=[[1], [2]], passages=["x", "y"]),
+          "alias": lambda r: r.add_aliases([("subject", "t", "s"), ("value", "B", "A")]), "count_use": lambda r: r.count_use([1, 2, 2]),
+          "load": lambda r: r.load(Fact("s", "r", f"v{i}", str(2020 + i)) for i in range(20)), "import": lambda r: r.import_json(SEED)}
 
-def seen(r): return r.commits()[1:] and [c[:5] for c in r.commits()], r.keys(), len(r), [r.history("s", q) for q in ("r", "q")], r.bank
+SEED = Path(__file__).parent / "memory_registry.json"
+
+def seen(r):
+    return (r.commits()[1:] and [c[:5] for c in r.commits()], r.keys(), len(r), [r.history("s", q) for q in ("r", "q")], r.bank,
+            r.aliases("subject"), r.aliases("value"), r._rows("SELECT * FROM slot_rows"), r._rows("SELECT * FROM uses"), r._rows("SELECT * FROM retractions"))
 
 @pytest.mark.parametrize("write", WRITES)
 def test_a_write_cut_at_any_point_leaves_all_or_nothing(tmp_path, write):
@@ -233,6 +241,8 @@ def test_a_locked_file_says_so_and_changes_nothing(tmp_path):
         with a._transaction():
             a._commit("assert")
             with pytest.raises(CasmError, match="in use by another process"): b.assert_facts([Fact("s", "r", "B", "2020")])
+            for write in WRITES.values():
+                with pytest.raises(CasmError, match="in use by another process"): write(b)
         assert b.last_commit == 2  # and sees the other's commit when it is done
         b.assert_facts([Fact("s", "r", "B", "2020")])
         assert a.get("s", "r").value == "B"
@@ -243,7 +253,16 @@ def test_a_read_only_file_can_be_read_but_not_written(tmp_path):
     os.chmod(tmp_path / "r", 0o444)
     with Registry.open_existing(tmp_path / "r") as r:
         assert len(r) == 2
-        with pytest.raises(CasmError, match="read-only"): r.undo(1)
+        for write in WRITES.values():
+            with pytest.raises(CasmError, match="read-only"): write(r)
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_where_nothing_may_be_written_says_so_and_changes_nothing(tmp_path, write):
+    with seeded(tmp_path / "r") as r:
+        before = seen(r)
+        r._db.execute("PRAGMA query_only = ON")  # what a read-only file answers, to root as well
+        with pytest.raises(CasmError, match="is read-only; copy it elsewhere"): WRITES[write](r)
+        assert seen(r) == before
 
 def test_a_backup_is_whole_and_apart(tmp_path):
     with seeded(tmp_path / "r") as r:
@@ -259,10 +278,10 @@ def test_order_and_multi_are_kept(tmp_path):
     with Registry(tmp_path / "r", order=order) as r: assert r.multi == {"place of birth"}
     with pytest.raises(CasmError, match="was made with names"): Registry(tmp_path / "r", order=TimeOrder(("sep_oct", "aug_sep")))
 
-def test_a_hundred_thousand_facts_load_in_seconds():
-    r, start = Registry(), time.perf_counter()
+def test_a_hundred_thousand_facts_load_in_seconds_of_processor_time():
+    r, start = Registry(), time.process_time()
     r.assert_facts([Fact(f"Port {i // 4}", f"depth {i % 4}", f"{i} fathoms", "2018") for i in range(100_000)])
-    assert time.perf_counter() - start < 60  # about 3 s on an idle core
-    start = time.perf_counter()
+    assert time.process_time() - start < 60  # about 3 s on an idle core
+    start = time.process_time()
     for i in range(1000): assert r.get(f"port {i * 24}", "depth 3", "2024").value == f"{i * 96 + 3} fathoms"
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
