@@ -427,7 +427,7 @@ def _shift_number(old, rng, shifts):
     new = low + (int(digits) - low + shift) % size
     return zeros + (f"{new:,}" if "," in old else str(new))
 
-# %% ../nbs/20_benchmark.ipynb #7f6d1b37
+# %% ../nbs/20_benchmark.ipynb #0aae3951
 WORDINGS = {
     "harbours": "water below moored hulls|pause between mist horns|leading helmsman|shade of the ship's side|stuff of the quayside posts|"
         "condition of the sea lock|cipher of the duty book|twinned haven|strength of the light|room aboard the crossing boat|"
@@ -462,7 +462,7 @@ WORDINGS = {
 QUALIFIER_WORDINGS = ("", *("stand-in spare cold-season warm-season north-side south-side top-level bottom-level provisional formal official "
                             "after-dark travelling innermost").split())
 
-# %% ../nbs/20_benchmark.ipynb #8b4d8539
+# %% ../nbs/20_benchmark.ipynb #c6e0dc78
 HALVES = ("fit", "test")
 
 def thesaurus(half: str) -> dict[str, str]:
@@ -474,7 +474,7 @@ def thesaurus(half: str) -> dict[str, str]:
     qualified = [("", ""), *pairs(QUALIFIERS[1:], QUALIFIER_WORDINGS[1:])]
     return {canonical(f"{q} {name}"): f"{other} {wording}".strip() for q, other in qualified for name, wording in plain}
 
-# %% ../nbs/20_benchmark.ipynb #d8647a2d
+# %% ../nbs/20_benchmark.ipynb #2915445b
 @dataclass(frozen=True)
 class HardQuestion:
     "A question that string matching may get wrong, and the facts it asks about."
@@ -483,12 +483,12 @@ class HardQuestion:
     as_of: str | None  # the date given beside it; None: what the words say, else now
     gold: tuple  # of (subject, relation, period or None), in the order asked; for scoring only
 
-HARD_FORMS = ("What is the {relation} of {subject}?", "Tell me the {relation} of {subject}.", "For {subject}, give the {relation}.",
+HARD_FORMS = ("Could you look up the {relation} of {subject}?", "Tell me the {relation} of {subject}.", "For {subject}, give the {relation}.",
               "{subject}: what is its {relation}?", "I need {subject}'s {relation}.")
 FIT_FORMS = ("The {relation} of {subject} is", "Which {relation} does {subject} have?", "{subject} has this {relation}:",
              "Question: what is the {relation} of {subject}? Answer:")
 
-# %% ../nbs/20_benchmark.ipynb #dc0c9e02
+# %% ../nbs/20_benchmark.ipynb #e366b981
 class _World:
     "A benchmark and what is needed to ask about it."
     def __init__(self, benchmark, seed, half):
@@ -523,7 +523,7 @@ class _World:
         name = canonical(name)
         return set().union(*(self.shapes.get(x, ()) for x in _shapes(name)), *(self.outlines.get(x, ()) for x in _outlines(name))) - {name}
 
-# %% ../nbs/20_benchmark.ipynb #5f351b79
+# %% ../nbs/20_benchmark.ipynb #1689e8fc
 def _shapes(name): return {name, *(name[:i] + name[i+1:] for i in range(len(name)))}  # two names one slip apart share a shape
 
 def _outlines(name):
@@ -532,16 +532,16 @@ def _outlines(name):
     return {(*words[:i], None, *words[i+1:]) for i in range(len(words))} if len(words) > 1 else set()
 
 def misspell(rng: random.Random, name: str) -> str | None:
-    "`name` with one slip in a word of five letters or more: two letters swapped, one dropped, doubled or another; None without such a word."
-    places = [m for m in re.finditer(r"[^\W\d_]{5,}", name)]
+    "`name` with one slip in a word of four letters or more: two letters swapped, one dropped, doubled or another; None without such a word."
+    places = [m for m in re.finditer(r"[^\W\d_]{4,}", name)]
     if not places: return None
     m = rng.choice(places)
-    i = rng.randrange(m.start() + 1, m.end() - 1)
+    i = rng.randrange(m.start(), m.end() - 1)
     a, b = name[i], name[i+1]
     slips = [name[:i] + b + a + name[i+2:], name[:i] + name[i+1:], name[:i] + a + name[i:], name[:i] + rng.choice("aeiourstln") + name[i+1:]]
     return rng.choice([s for s in slips if canonical(s) != canonical(name)])
 
-# %% ../nbs/20_benchmark.ipynb #09e1bdaa
+# %% ../nbs/20_benchmark.ipynb #58a02c27
 def invent_aliases(benchmark: Benchmark, seed: int = 0) -> list[tuple[str, str, str]]:
     "(\"subject\", alias, subject) for every subject, as a registry takes them; no alias is a subject's name or stands twice."
     rng, taken, out = random.Random(f"aliases-{seed}"), {r.key[0] for r in benchmark.records}, []
@@ -554,7 +554,7 @@ def invent_aliases(benchmark: Benchmark, seed: int = 0) -> list[tuple[str, str, 
         out.append(("subject", alias, name))
     return out
 
-# %% ../nbs/20_benchmark.ipynb #d86ab77f
+# %% ../nbs/20_benchmark.ipynb #aaec5abb
 def add_twins(benchmark: Benchmark, seed: int = 0, n: int = 50) -> Benchmark:
     "`benchmark` with up to `n` records more, each about a subject that is one slip away from a known one, in the same relation."
     rng, twins, taken = random.Random(f"twins-{seed}"), [], {r.key[0] for r in benchmark.records}
@@ -568,7 +568,7 @@ def add_twins(benchmark: Benchmark, seed: int = 0, n: int = 50) -> Benchmark:
         twins.append(SeedRecord(name, r.relation, {p: _WORD.sub(word, v) for p, v in r.values.items()}))
     return replace(benchmark, records=(*benchmark.records, *twins))
 
-# %% ../nbs/20_benchmark.ipynb #daf3f7cb
+# %% ../nbs/20_benchmark.ipynb #a1941b86
 def _plain(w, r): return w.ask("plain", r.relation, r.entity, r)
 
 def _paraphrase(w, r):
@@ -579,10 +579,11 @@ def _alias(w, r): return w.ask("alias", r.relation, w.aliases[r.entity], r)
 
 def _typo(w, r):
     name = misspell(w.rng, r.entity)
-    if name is None or canonical(name) in w.of or {s for x in _shapes(canonical(name)) for s in w.shapes.get(x, ())} - {r.key[0]}: return None
+    if name and w.rng.random() < .2: name = misspell(w.rng, name)
+    if name is None or canonical(name) in (*w.of, r.key[0]) or {s for x in _shapes(canonical(name)) for s in w.shapes.get(x, ())} - {r.key[0]}: return None
     return w.ask("typo", r.relation, name, r)  # no other subject could be meant
 
-# %% ../nbs/20_benchmark.ipynb #77f3053b
+# %% ../nbs/20_benchmark.ipynb #50728547
 def _invent_subject(w, r):
     "A name with the shape of a subject's that is not near any known one, or None."
     words = r.entity.split()
@@ -602,7 +603,7 @@ def _near_subject(w, r):
     name = " ".join(w.rng.choice((changed, *longer)))
     return None if {s for x in _shapes(canonical(name)) for s in w.shapes.get(x, ())} else w.ask("near_subject", r.relation, name)
 
-# %% ../nbs/20_benchmark.ipynb #74e691ba
+# %% ../nbs/20_benchmark.ipynb #d0ffbed3
 def _same_subject(w, r):
     mine, other = {x.key[1] for x in w.of[r.key[0]]}, w.other().relation
     akin = [x for x in w.having if set(x.split()) & set(r.key[1].split()) and x not in mine]
@@ -615,7 +616,7 @@ def _same_relation(w, r):
     subject = w.other()
     return None if r.key[1] in {x.key[1] for x in w.of[subject.key[0]]} else w.ask("same_relation", r.relation, subject.entity)
 
-# %% ../nbs/20_benchmark.ipynb #3b24d1a2
+# %% ../nbs/20_benchmark.ipynb #47a7c1f3
 _PAIRS = ("What are the {0} of {1} and the {2} of {3}?", "Give the {0} of {1}, and the {2} of {3}.")
 
 def _two_facts(w, r):
@@ -632,7 +633,7 @@ def _two_facts(w, r):
     asked = w.rng.choice(_PAIRS).format(text(r.relation), r.entity, text(second.relation), name)
     return HardQuestion(asked, "two_facts", as_of, (fact(r), fact(second)) if mode != "unknown" else (fact(r),))
 
-# %% ../nbs/20_benchmark.ipynb #163d5a92
+# %% ../nbs/20_benchmark.ipynb #007008cd
 def _at_date(w, kind, r, date, moment):
     "Ask as of a date, beside the question or in it."
     beside = w.rng.random() < .5
@@ -652,7 +653,7 @@ def _outside(w, r):
     if w.rng.random() < .5: return _at_date(w, "outside", r, str(first - w.rng.randint(1, 8)), None)
     return _at_date(w, "outside", r, str(last + w.rng.randint(1, 8)), w.benchmark.periods[-1])
 
-# %% ../nbs/20_benchmark.ipynb #66daaada
+# %% ../nbs/20_benchmark.ipynb #19043455
 def _scope(w, r):
     "The time in words. The gold period follows from the record's values alone."
     periods, values, what = w.benchmark.periods, list(r.values.values()), f"the {relation_text(r.relation)} of {r.entity}"
@@ -666,7 +667,7 @@ def _scope(w, r):
               "between": periods[i] if steady else None}.get(word, periods[i-1] if i else None)
     return HardQuestion(said, "scope", None, ((r.entity, r.relation, moment),))
 
-# %% ../nbs/20_benchmark.ipynb #fa6f95af
+# %% ../nbs/20_benchmark.ipynb #c9307a0e
 _ASK = dict(plain=_plain, paraphrase=_paraphrase, alias=_alias, typo=_typo, two_facts=_two_facts, near_subject=_near_subject, same_subject=_same_subject,
             same_relation=_same_relation, between=_between, outside=_outside, scope=_scope, unknown_subject=_unknown_subject)
 HARD_KINDS = tuple(_ASK)
@@ -683,7 +684,7 @@ def _questions(benchmark, seed, per_kind, half, kinds):
         out += found.values()
     return out
 
-# %% ../nbs/20_benchmark.ipynb #074f810d
+# %% ../nbs/20_benchmark.ipynb #6415ceab
 def hard_questions(
     benchmark: Benchmark,  # best with `add_twins`; relations outside `DOMAINS` are never paraphrased
     seed: int = 0,
