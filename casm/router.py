@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-# %% ../nbs/05_router.ipynb #1806db2c
+# %% ../nbs/05_router.ipynb #56ab37cb
 from .facts import UPDATE_FORMS, CasmError, TimeOrder, canonical, date_key, find_time, normalize_answer, relation_text, render
 from .ranker import BackgroundStats
 from .registry import Registry
@@ -36,14 +36,14 @@ class Route(NamedTuple):
     reason: str # one sentence for a person
     also: Optional["Route"] = None # the second fact, where the question asks about two
 
-# %% ../nbs/05_router.ipynb #c344ce07
+# %% ../nbs/05_router.ipynb #ce80841a
 class Scope(NamedTuple):
     "The time a question is about."
     moment: Optional[str] # read here; None: no time is known at all
     since: Optional[str] = None # one value must hold from here to `moment`
     previous: bool = False # wanted: the value before the one in force at `moment`
 
-# %% ../nbs/05_router.ipynb #c289739e
+# %% ../nbs/05_router.ipynb #de16440e
 def _last_before(t, order):
     "The last moment before t: the day before its first day, or the name before; None before the first name."
     if order and order.names: return order.names[i - 1] if (i := order.key(t)) else None
@@ -56,7 +56,7 @@ def _end_of(t, order):
     if len(t) == 4: return f"{day.year + 1:04}"
     return (Date.fromordinal(date_key(t) + (1 if len(t) == 10 else 31)).replace(**({} if len(t) == 10 else {"day": 1}))).isoformat()
 
-# %% ../nbs/05_router.ipynb #622c1e4a
+# %% ../nbs/05_router.ipynb #ccb61eae
 _PREVIOUS = re.compile(r"\b(formerly|previously|previous|former|used to)\b", re.I)
 
 @lru_cache
@@ -68,7 +68,7 @@ def _scope_patterns(names):
                 ("after", rf"\b(?:after|later than) {t}"), ("before", rf"\b(?:before|prior to|earlier than|until|till|up to) {t}"))
     return [(cue, re.compile(p, re.I)) for cue, p in patterns]
 
-# %% ../nbs/05_router.ipynb #b0bb493b
+# %% ../nbs/05_router.ipynb #2570c3cd
 def _cued_dates(question, order):
     "(cue, dates) of the first word that says how its date is meant, or None. Numbers with a unit are no dates."
     names = order.names if order else ()
@@ -78,7 +78,7 @@ def _cued_dates(question, order):
         elif find_time(" ".join(question.split())[at:]) != dates[0] or any(date_key(d) is None for d in dates): continue
         return cue, dates
 
-# %% ../nbs/05_router.ipynb #a4ccbd62
+# %% ../nbs/05_router.ipynb #3d697eec
 def _mentioned(question, order):
     "The time a question names, however it is meant; None if none."
     if not order or not order.names: return find_time(question)
@@ -115,7 +115,7 @@ def time_scope(
     "The moment of `read_scope`."
     return read_scope(question, as_of, now, order).moment
 
-# %% ../nbs/05_router.ipynb #2d205645
+# %% ../nbs/05_router.ipynb #03864e2b
 def resolve(
     registry: Registry,
     key: tuple, # canonical (subject, relation)
@@ -263,7 +263,7 @@ class KeyIndex:
         for w in telling: self.by_word.setdefault((subject, w), []).append(key_id)
         self.vocabulary.update(dict.fromkeys(run))
 
-# %% ../nbs/05_router.ipynb #84edb094
+# %% ../nbs/05_router.ipynb #0b23eeab
 def _weight(index: KeyIndex, word: str) -> float:
     "How much a word says: the fewer relations use it, the more."
     return math.log(1 + index.distinct / (1 + index.used.get(word, 0)))
@@ -280,7 +280,7 @@ def _subject_spans(index: KeyIndex, text: Words) -> list:
 
 KeyIndex.weight, KeyIndex.subject_spans = _weight, _subject_spans
 
-# %% ../nbs/05_router.ipynb #d983f9f3
+# %% ../nbs/05_router.ipynb #55f485c7
 def loose_score(
     index: KeyIndex,
     relation: set, # its telling words
@@ -303,7 +303,7 @@ class Fit(NamedTuple):
 
 # %% ../nbs/05_router.ipynb #c62cacb8
 def _named_relations(index, text, subject, start, stop, dates):
-    "{key_id: its positions} for relations of `subject` named word for word, and on their own, outside `[start, stop)`."
+    "{key_id: its positions} for relations of `subject` named word for word, and on their own, outside `[start, stop)`; of several places the nearest."
     named, n = {}, len(text.words)
     def bare(i, edge):
         "Does the word at i, beyond `edge`, leave the relation alone?"
@@ -312,7 +312,8 @@ def _named_relations(index, text, subject, start, stop, dates):
         for run, key_id in index.runs.get((subject, w), ()):
             j = i + len(run)
             if text.words[i:j] != run or not (j <= start or i >= stop): continue
-            if bare(i - 1, i) and bare(j, min(j, n - 1)): named.setdefault(key_id, frozenset(range(i, j)))
+            if not (bare(i - 1, i) and bare(j, min(j, n - 1))): continue
+            named[key_id] = min(named.get(key_id, frozenset(range(i, j))), frozenset(range(i, j)), key=lambda p: max(start - max(p), min(p) - stop))
     return named
 
 # %% ../nbs/05_router.ipynb #09ef1251
@@ -354,7 +355,7 @@ def all_fits(
         fits += fit_key(index, text, plain, span, dates, others)
     return sorted(fits, reverse=True)
 
-# %% ../nbs/05_router.ipynb #6949ce39
+# %% ../nbs/05_router.ipynb #4bc48f5c
 _LINKS = ASKING | {"plus", "well", "both"}
 
 def _pairs_up(text, f, g):
@@ -362,6 +363,7 @@ def _pairs_up(text, f, g):
     ordered = all(a == b or a[1] <= b[0] for a, b in ((f.span, g.span), (f.place, g.place)))
     if f.age == g.age or not ordered or (f.span, f.place) == (g.span, g.place): return False
     if f.place == g.place and f.span[1] <= f.place[0] < g.span[0]: return False  # "the … of A and the depth of B"
+    if f.span == g.span and any(w not in _LINKS and not w[0].isdigit() for w in text.words[max(g.place[1], g.span[1]):]): return False  # "… and the depth of B"
     edges = [f.span, f.place, g.span, g.place]
     inside = {i for a, b in edges for i in range(a, b)}
     return all(i in inside or text.words[i] in _LINKS for i in range(min(edges)[0], max(b for _, b in edges)))
@@ -381,7 +383,7 @@ def pick_facts(
     rivals = [f for f in named if f.place == best.place and (f.span[1] <= best.span[0] or f.span[0] >= best.span[1])]
     return [min([best, *rivals], key=gap)] if rivals else [best]
 
-# %% ../nbs/05_router.ipynb #bccff628
+# %% ../nbs/05_router.ipynb #1eb895f4
 class Found(NamedTuple):
     "A key found for a question, or none."
     key_id: Optional[int]
@@ -433,7 +435,7 @@ class Router:
         routes = [[self._route(f, s) for f in found] for found, s in zip(self.find(questions), scopes)]
         return [first._replace(also=also[0]) if also else first for first, *also in routes]
 
-# %% ../nbs/05_router.ipynb #66435476
+# %% ../nbs/05_router.ipynb #da1850fa
 def _route(self, found, scope):
     "`Found` at a time as a `Route`."
     if found.key_id is None: return Route(None, found.score, None, scope.moment, f"No slot: {found.why}.")
@@ -467,7 +469,7 @@ class LexicalRouter(Router):
             return [Found(None, best.score, f"{what} and another relation fit equally well")]
         return [Found(-f.age, f.score, "") for f in picked]
 
-# %% ../nbs/05_router.ipynb #47b58155
+# %% ../nbs/05_router.ipynb #7f60900f
 def one_slip(a: str, b: str) -> bool:
     "Do two words differ by one letter swapped with its neighbour, dropped, added or changed?"
     i = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
@@ -493,7 +495,7 @@ class Spelling:
     @staticmethod
     def _shapes(word): return {word, *(word[:i] + word[i+1:] for i in range(len(word)))}
 
-# %% ../nbs/05_router.ipynb #b03ffc91
+# %% ../nbs/05_router.ipynb #911a6624
 class TypoRouter(Router):
     "Matches a question again with the words nobody knows mended; costs a look-up per unknown word."
     name = "typos"
@@ -528,14 +530,14 @@ class TypoRouter(Router):
         why = ", ".join(f"{a!r} read as {b!r}" for a, b in slips.items() if canonical(a) != b)
         return [f._replace(score=f.score * .95 ** len(slips), why=why) for f in found]
 
-# %% ../nbs/05_router.ipynb #e8c813c7
+# %% ../nbs/05_router.ipynb #0b6304a5
 def _respell(text, words):
     "`text` with each match replaced by its word, capitals as they were."
     for m, w in sorted(words.items(), key=lambda x: -x[0].start()):
         text = text[:m.start()] + (w if m[0][0].islower() else w.capitalize()) + text[m.end():]
     return text
 
-# %% ../nbs/05_router.ipynb #ce3f4d57
+# %% ../nbs/05_router.ipynb #9f11a876
 class Postings:
     "Sparse vectors, and the inner product of one with all of them."
     def __init__(self): self.parts, self.n, self.ready = [], 0, True
@@ -562,7 +564,7 @@ class Postings:
         self.ends = np.r_[0, np.bincount(features).cumsum()]
         self.parts, self.ready = [(features, entries, weights)], True
 
-# %% ../nbs/05_router.ipynb #149a5f99
+# %% ../nbs/05_router.ipynb #c86ae4a7
 class LikenessRouter(Router):
     "Routes to the key with the likest text. A subclass says `take` (with `self.owners`) and `likeness(questions)`."
     def forget(self):
@@ -585,7 +587,7 @@ class LikenessRouter(Router):
         if (owners[scores >= scores[best] - 1e-9] != key_id).any(): return [Found(None, score, f"{what} and another key are equally like the question")]
         return [Found(key_id, score, f"{self.name} finds it {score:.2f} like the question")]
 
-# %% ../nbs/05_router.ipynb #b724e72a
+# %% ../nbs/05_router.ipynb #3d08e687
 def _grams(words):
     "Letter triples of words, marked at their ends."
     return {g for w in words for g in (lambda x: (x[i:i+3] for i in range(len(x) - 2)))(f"^{w}$")}
@@ -623,7 +625,7 @@ class TfidfRouter(LikenessRouter):
             norm = math.sqrt(strange + (self.idf2[known].sum() if len(known) else 0)) or 1.
             yield self.postings.dot(known, self.idf2[known]) / (self.norms * norm) if self.owners else np.zeros(0)
 
-# %% ../nbs/05_router.ipynb #e7f380d3
+# %% ../nbs/05_router.ipynb #1e729ae2
 class Bm25Router(LikenessRouter):
     "SQLite's full-text index (FTS5) with its BM25."
     name = "bm25"
@@ -652,7 +654,7 @@ class Bm25Router(LikenessRouter):
                 scores[entry] = (value / own if own else 0.) * len(asked & self.texts[entry]) / len(asked)
             yield scores
 
-# %% ../nbs/05_router.ipynb #90dace43
+# %% ../nbs/05_router.ipynb #2f1537ab
 def passages_of(registry: Registry, key: tuple, subject: str, relation: str) -> list:
     "The sentences a slot of this key learns from: each update form with its first value, under the given names."
     first = registry.history(*key)[:1]
@@ -690,7 +692,7 @@ class FingerprintRouter(LikenessRouter):
     def likeness(self, questions):
         for rows in self.reads(questions) if questions else (): yield self.postings.dot(*self.fingerprint([rows]))
 
-# %% ../nbs/05_router.ipynb #1e3b389f
+# %% ../nbs/05_router.ipynb #b3483451
 class HiddenRouter(LikenessRouter):
     "The mean hidden state."
     name = "hidden"
@@ -724,7 +726,7 @@ class HiddenRouter(LikenessRouter):
         if not len(self.vectors): return [np.zeros(0) for _ in questions]
         return list(self.unit(self.embed(questions).double().numpy(force=True)) @ self.vectors.T) if questions else []
 
-# %% ../nbs/05_router.ipynb #41d5901f
+# %% ../nbs/05_router.ipynb #5e1bfe67
 class Associations:
     "Which words of a question speak of which words of a relation."
     def __init__(self): self.pairs, self.words, self.fold_of = Counter(), Counter(), {}
@@ -741,7 +743,7 @@ class Associations:
         folds = [f for f in range(5) if f != without]
         return sum(self.pairs[a, r, f] for f in folds) / (sum(self.words[a, f] for f in folds) + 1)
 
-# %% ../nbs/05_router.ipynb #b43d682f
+# %% ../nbs/05_router.ipynb #d529acb2
 FEATURES = ("fit", "mended", "subject", "subject_grams", "relation_grams", "said", "told", "strange")
 
 class LearnedRouter(Router):
@@ -774,7 +776,7 @@ class LearnedRouter(Router):
         super().follow()
         for r in (self.typos, *self.likes): r.follow()
 
-# %% ../nbs/05_router.ipynb #7abfa8f8
+# %% ../nbs/05_router.ipynb #332138b9
 def _pair(router, words, asked, spans, fit, mended, key_id, without):
     "The first `FEATURES` of a question and a key: the most favourable of the key's names."
     best = None
@@ -810,7 +812,7 @@ def _features(self, questions, without=None):
 
 LearnedRouter.features = _features
 
-# %% ../nbs/05_router.ipynb #c5b83df2
+# %% ../nbs/05_router.ipynb #dce085bb
 def _by_key(owners, scores, most=64):
     "The likest keys, best first, with their scores; and the score of any key."
     owners, best = np.asarray(owners, dtype=np.int64), {}
@@ -819,7 +821,7 @@ def _by_key(owners, scores, most=64):
     def like(key_id): return best[key_id] if key_id in best else float(scores[owners == key_id].max(initial=0.))
     return best, like
 
-# %% ../nbs/05_router.ipynb #be959796
+# %% ../nbs/05_router.ipynb #57946d65
 def _fit(self,
     questions: list, # of str
     keys: list, # parallel: canonical (subject, relation) each is about, None where it must be refused
@@ -852,7 +854,7 @@ def _fit(self,
 
 LearnedRouter.fit = _fit
 
-# %% ../nbs/05_router.ipynb #3f284a43
+# %% ../nbs/05_router.ipynb #b3825043
 @torch.no_grad()
 def _find_pairs(self, questions):
     "The candidate of highest probability, where it is high enough."
@@ -872,7 +874,7 @@ def _find_pair(self, ids, x):
 
 LearnedRouter.find, LearnedRouter.find_pair = _find_pairs, _find_pair
 
-# %% ../nbs/05_router.ipynb #69d07746
+# %% ../nbs/05_router.ipynb #b4c7f0f7
 class CascadeRouter(Router):
     "The first of several routers that finds a key decides."
     name = "cascade"
@@ -900,7 +902,7 @@ def default_router(registry: Registry, now: Optional[str]=None) -> CascadeRouter
     "Registry matching, then slips of the finger: of the routers measured here, the one that answers most without opening a wrong slot."
     return CascadeRouter([LexicalRouter(registry, now=now), TypoRouter(registry, now=now)], now)
 
-# %% ../nbs/05_router.ipynb #2677d353
+# %% ../nbs/05_router.ipynb #a7b5c110
 def opened(route: Route) -> tuple:
     "The slots a route opens, in order."
     return tuple(r.slot for r in (route, route.also) if r is not None and r.slot is not None)
@@ -912,7 +914,7 @@ def auroc(scores: list, positive: list) -> Optional[float]:
     if not len(p) or not len(n): return None
     return float((np.searchsorted(n, p, "left") + np.searchsorted(n, p, "right")).sum() / (2 * len(p) * len(n)))
 
-# %% ../nbs/05_router.ipynb #fc1977ce
+# %% ../nbs/05_router.ipynb #4bbd6160
 def judge(
     routes: list, # of `Route`
     wanted: list, # parallel: the slots that should open, in order; () for none
@@ -936,7 +938,7 @@ def route_report(
     load = {"slots": len(load), "mean": sum(load.values()) / len(load), "most": max(load.values())} if load else {"slots": 0, "mean": None, "most": 0}
     return {"kinds": per, "all": judge(routes, wanted) | {"auroc": auroc([r.score for r in routes], known), "load": load}}
 
-# %% ../nbs/05_router.ipynb #6d2464ca
+# %% ../nbs/05_router.ipynb #2ed7c949
 def calibrate(
     router: Router, # its threshold is set; the registry must know the keys
     questions: list, # of str
