@@ -427,7 +427,7 @@ def _shift_number(old, rng, shifts):
     new = low + (int(digits) - low + shift) % size
     return zeros + (f"{new:,}" if "," in old else str(new))
 
-# %% ../nbs/20_benchmark.ipynb #0b987fd5
+# %% ../nbs/20_benchmark.ipynb #13820299
 WORDINGS = {
     "harbours": "water below moored hulls|pause between mist horns|leading helmsman|shade of the ship's side|stuff of the quayside posts|"
         "condition of the sea lock|cipher of the duty book|twinned haven|strength of the light|room aboard the crossing boat|"
@@ -462,7 +462,7 @@ WORDINGS = {
 QUALIFIER_WORDINGS = ("", *("stand-in spare cold-season warm-season north-side south-side top-level bottom-level provisional formal official "
                             "after-dark travelling innermost").split())
 
-# %% ../nbs/20_benchmark.ipynb #7a8d3103
+# %% ../nbs/20_benchmark.ipynb #de2af94d
 HALVES = ("fit", "test")
 
 def thesaurus(half: str) -> dict[str, str]:
@@ -474,7 +474,7 @@ def thesaurus(half: str) -> dict[str, str]:
     qualified = [("", ""), *pairs(QUALIFIERS[1:], QUALIFIER_WORDINGS[1:])]
     return {canonical(f"{q} {name}"): f"{other} {wording}".strip() for q, other in qualified for name, wording in plain}
 
-# %% ../nbs/20_benchmark.ipynb #1875e1c4
+# %% ../nbs/20_benchmark.ipynb #853e3d85
 @dataclass(frozen=True)
 class HardQuestion:
     "A question that string matching may get wrong, and the facts it asks about."
@@ -488,7 +488,7 @@ HARD_FORMS = ("Could you look up the {relation} of {subject}?", "Tell me the {re
 FIT_FORMS = ("The {relation} of {subject} is", "Which {relation} does {subject} have?", "{subject} has this {relation}:",
              "Question: what is the {relation} of {subject}? Answer:")
 
-# %% ../nbs/20_benchmark.ipynb #b96a67d8
+# %% ../nbs/20_benchmark.ipynb #0ed9ce71
 class _World:
     "A benchmark and what is needed to ask about it."
     def __init__(self, benchmark, seed, half):
@@ -523,7 +523,7 @@ class _World:
         name = canonical(name)
         return set().union(*(self.shapes.get(x, ()) for x in _shapes(name)), *(self.outlines.get(x, ()) for x in _outlines(name))) - {name}
 
-# %% ../nbs/20_benchmark.ipynb #48887326
+# %% ../nbs/20_benchmark.ipynb #a5116347
 def _shapes(name): return {name, *(name[:i] + name[i+1:] for i in range(len(name)))}  # two names one slip apart share a shape
 
 def _outlines(name):
@@ -542,7 +542,7 @@ def misspell(rng: random.Random, name: str) -> str | None:
     slip = rng.choice([s for s in slips if s != word])
     return name[:m.start()] + (slip.title() if m[0].istitle() else slip) + name[m.end():]
 
-# %% ../nbs/20_benchmark.ipynb #bb9926c4
+# %% ../nbs/20_benchmark.ipynb #b8bcb3a2
 def invent_aliases(benchmark: Benchmark, seed: int = 0) -> list[tuple[str, str, str]]:
     "(\"subject\", alias, subject) for every subject, as a registry takes them; no alias is a subject's name or stands twice."
     rng, taken, out = random.Random(f"aliases-{seed}"), {r.key[0] for r in benchmark.records}, []
@@ -555,7 +555,7 @@ def invent_aliases(benchmark: Benchmark, seed: int = 0) -> list[tuple[str, str, 
         out.append(("subject", alias, name))
     return out
 
-# %% ../nbs/20_benchmark.ipynb #6ac6bde4
+# %% ../nbs/20_benchmark.ipynb #46531061
 def add_twins(benchmark: Benchmark, seed: int = 0, n: int = 50) -> Benchmark:
     "`benchmark` with up to `n` records more, each about a subject that is one slip away from a known one, in the same relation."
     rng, twins, taken = random.Random(f"twins-{seed}"), [], {r.key[0] for r in benchmark.records}
@@ -569,7 +569,7 @@ def add_twins(benchmark: Benchmark, seed: int = 0, n: int = 50) -> Benchmark:
         twins.append(SeedRecord(name, r.relation, {p: _WORD.sub(word, v) for p, v in r.values.items()}))
     return replace(benchmark, records=(*benchmark.records, *twins))
 
-# %% ../nbs/20_benchmark.ipynb #c59c8ad6
+# %% ../nbs/20_benchmark.ipynb #d94ca38e
 def _plain(w, r): return w.ask("plain", r.relation, r.entity, r)
 
 def _paraphrase(w, r):
@@ -584,7 +584,7 @@ def _typo(w, r):
     if name is None or canonical(name) in (*w.of, r.key[0]) or {s for x in _shapes(canonical(name)) for s in w.shapes.get(x, ())} - {r.key[0]}: return None
     return w.ask("typo", r.relation, name, r)  # no other subject could be meant
 
-# %% ../nbs/20_benchmark.ipynb #13f96bed
+# %% ../nbs/20_benchmark.ipynb #0c127950
 def _invent_subject(w, r):
     "A name with the shape of a subject's that is not near any known one, or None."
     words = r.entity.split()
@@ -600,11 +600,12 @@ def _near_subject(w, r):
     if w.near(r.entity) and w.rng.random() < .5: return w.ask("near_subject", r.relation, r.entity, r)
     words = r.entity.split()
     changed = [*words[:-1], w.other().entity.split()[-1]] if len(words) > 1 else [*words, "Trust"]
-    longer = [w.rng.choice(("New", "Great", "Royal")), *words], [*words, w.rng.choice(("Trust", "Annex", "Holdings"))]
+    bare = words[1:] if words[0] == "The" and len(words) > 1 else words
+    longer = [w.rng.choice(("New", "Great", "Royal")), *bare], [*words, w.rng.choice(("Trust", "Annex", "Holdings"))]
     name = " ".join(w.rng.choice((changed, *longer)))
     return None if {s for x in _shapes(canonical(name)) for s in w.shapes.get(x, ())} else w.ask("near_subject", r.relation, name)
 
-# %% ../nbs/20_benchmark.ipynb #fe73f4c5
+# %% ../nbs/20_benchmark.ipynb #0ac8de29
 def _same_subject(w, r):
     mine, other = {x.key[1] for x in w.of[r.key[0]]}, w.other().relation
     akin = [x for x in w.having if set(x.split()) & set(r.key[1].split()) and x not in mine]
@@ -617,7 +618,7 @@ def _same_relation(w, r):
     subject = w.other()
     return None if r.key[1] in {x.key[1] for x in w.of[subject.key[0]]} else w.ask("same_relation", r.relation, subject.entity)
 
-# %% ../nbs/20_benchmark.ipynb #6e169d6a
+# %% ../nbs/20_benchmark.ipynb #50f6e3a0
 _PAIRS = ("What are the {0} of {1} and the {2} of {3}?", "Give the {0} of {1}, and the {2} of {3}.")
 
 def _two_facts(w, r):
@@ -634,7 +635,7 @@ def _two_facts(w, r):
     asked = w.rng.choice(_PAIRS).format(text(r.relation), r.entity, text(second.relation), name)
     return HardQuestion(asked, "two_facts", as_of, (fact(r), fact(second)) if mode != "unknown" else (fact(r),))
 
-# %% ../nbs/20_benchmark.ipynb #b3ae3271
+# %% ../nbs/20_benchmark.ipynb #eae3868c
 def _at_date(w, kind, r, date, moment):
     "Ask as of a date, beside the question or in it."
     beside = w.rng.random() < .5
@@ -654,7 +655,7 @@ def _outside(w, r):
     if w.rng.random() < .5: return _at_date(w, "outside", r, str(first - w.rng.randint(1, 8)), None)
     return _at_date(w, "outside", r, str(last + w.rng.randint(1, 8)), w.benchmark.periods[-1])
 
-# %% ../nbs/20_benchmark.ipynb #21de7ec7
+# %% ../nbs/20_benchmark.ipynb #49b14a86
 def _scope(w, r):
     "The time in words. The gold period follows from the record's values alone."
     periods, values, what = w.benchmark.periods, list(r.values.values()), f"the {relation_text(r.relation)} of {r.entity}"
@@ -668,7 +669,7 @@ def _scope(w, r):
               "between": periods[i] if steady else None}.get(word, periods[i-1] if i else None)
     return HardQuestion(said, "scope", None, ((r.entity, r.relation, moment),))
 
-# %% ../nbs/20_benchmark.ipynb #7a68d6e0
+# %% ../nbs/20_benchmark.ipynb #18bfeb28
 _ASK = dict(plain=_plain, paraphrase=_paraphrase, alias=_alias, typo=_typo, two_facts=_two_facts, near_subject=_near_subject, same_subject=_same_subject,
             same_relation=_same_relation, between=_between, outside=_outside, scope=_scope, unknown_subject=_unknown_subject)
 HARD_KINDS = tuple(_ASK)
@@ -685,7 +686,7 @@ def _questions(benchmark, seed, per_kind, half, kinds):
         out += found.values()
     return out
 
-# %% ../nbs/20_benchmark.ipynb #98840d39
+# %% ../nbs/20_benchmark.ipynb #7cd0757b
 def hard_questions(
     benchmark: Benchmark,  # best with `add_twins`; relations outside `DOMAINS` are never paraphrased
     seed: int = 0,
