@@ -84,6 +84,7 @@ def _mentioned(question, order):
     if not order or not order.names: return find_time(question)
     return next((n for n in order.names if re.search(rf"(?<!\w){re.escape(n)}(?!\w)", question)), None)
 
+# %% ../nbs/05_router.ipynb #00b5a5b6
 def read_scope(
     question: str, # as asked
     as_of: Optional[str], # the date given beside it, if any
@@ -394,6 +395,7 @@ class Found(NamedTuple):
     score: float # 0 … 1
     why: str # how it was found (may be empty), or why there is none
 
+# %% ../nbs/05_router.ipynb #61088298
 class Router:
     "What all routers share. A subclass says `find(questions) -> list of [Found] or [Found, Found]`."
     def __init__(self,
@@ -480,6 +482,7 @@ def one_slip(a: str, b: str) -> bool:
     a, b = a[i:], b[i:]
     return a != b and (a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[1::-1] and len(b) > 1 and a[2:] == b[2:]))
 
+# %% ../nbs/05_router.ipynb #7096c635
 class Spelling:
     "Known words by what is left of them without one letter."
     def __init__(self): self.words, self.shapes = set(), {}
@@ -529,7 +532,8 @@ class TypoRouter(Router):
         for text, slips in self.mended(question):
             found = matching(self, text)
             if found[0].key_id is not None: answers.setdefault(tuple(f.key_id for f in found), (found, slips))
-        if len(answers) != 1: return [Found(None, 0., "no word of the question is one slip away from a name that fits" if not answers else "several names are one slip away")]
+        if not answers: return [Found(None, 0., "no word of the question is one slip away from a name that fits")]
+        if len(answers) > 1: return [Found(None, 0., "several names are one slip away")]
         (found, slips), = answers.values()
         why = ", ".join(f"{a!r} read as {b!r}" for a, b in slips.items() if canonical(a) != b)
         return [f._replace(score=f.score * .95 ** len(slips), why=why) for f in found]
@@ -596,6 +600,7 @@ def _grams(words):
     "Letter triples of words, marked at their ends."
     return {g for w in words for g in (lambda x: (x[i:i+3] for i in range(len(x) - 2)))(f"^{w}$")}
 
+# %% ../nbs/05_router.ipynb #ff4ef6c4
 class TfidfRouter(LikenessRouter):
     "TF-IDF over words and letter triples."
     name = "tfidf"
@@ -611,7 +616,8 @@ class TfidfRouter(LikenessRouter):
 
     def take(self, names):
         for key_id, subject, relation in names:
-            own = np.array([self.numbers.setdefault(f, len(self.numbers)) for f in sorted(self.features(read_words(f"{relation} {subject}").words))], dtype=np.int64)
+            own = sorted(self.features(read_words(f"{relation} {subject}").words))
+            own = np.array([self.numbers.setdefault(f, len(self.numbers)) for f in own], dtype=np.int64)
             self.postings.add(own, np.ones(len(own)))
             self.owners.append(key_id)
             self.sizes.append(own)
@@ -662,7 +668,8 @@ class Bm25Router(LikenessRouter):
 def passages_of(registry: Registry, key: tuple, subject: str, relation: str) -> list:
     "The sentences a slot of this key learns from: each update form with its first value, under the given names."
     first = registry.history(*key)[:1]
-    return [render(form, subject, relation, r.valid_from, r.value) for r in first for form in UPDATE_FORMS] or [f"The {relation_text(relation)} of {subject} is"]
+    told = [render(form, subject, relation, r.valid_from, r.value) for r in first for form in UPDATE_FORMS]
+    return told or [f"The {relation_text(relation)} of {subject} is"]
 
 class FingerprintRouter(LikenessRouter):
     "TF-IDF-weighted memory rows that a question reads."
@@ -795,6 +802,7 @@ def _pair(router, words, asked, spans, fit, mended, key_id, without):
         if best is None or found[2] + found[3] + found[5] > best[2] + best[3] + best[5]: best = found
     return best
 
+# %% ../nbs/05_router.ipynb #bbc4d260
 def _features(self, questions, without=None):
     "Per question its candidates and their features: (ids (m,), float64 (m, features))."
     likenesses = [list(r.likeness(questions)) for r in self.likes]
@@ -811,7 +819,9 @@ def _features(self, questions, without=None):
         likes = [_by_key(r.owners, scores[i]) for r, scores in zip(self.likes, likenesses)]
         likely = [k for k, _ in islice(likes[0][0].items(), self.candidates)]
         ids = sorted({*fits, *mended, *likely, *islice(sorted(near), 32)})
-        rows = [_pair(self, set(text.words), asked, spans, fits.get(k, 0.), mended.get(k, 0.), k, without and without[i]) + [like(k) for _, like in likes] for k in ids]
+        fold = without and without[i]
+        pairs = [_pair(self, set(text.words), asked, spans, fits.get(k, 0.), mended.get(k, 0.), k, fold) for k in ids]
+        rows = [p + [like(k) for _, like in likes] for p, k in zip(pairs, ids)]
         yield np.array(ids, dtype=np.int64), np.array(rows).reshape(len(ids), len(FEATURES) + len(likes))
 
 LearnedRouter.features = _features
@@ -832,7 +842,8 @@ def _fit(self,
     seed: int=0, steps: int=400, lr: float=.02,
 ):
     "Fit associations and network on questions about the keys of this registry."
-    if len(keys) != len(questions): raise CasmError(f"keys has {len(keys)} entries for {len(questions)} questions; give one each, None where it must be refused")
+    if len(keys) != len(questions):
+        raise CasmError(f"keys has {len(keys)} entries for {len(questions)} questions; give one each, None where it must be refused")
     self.follow()
     key_ids = {key: k for k, (key, _, _) in self.index.relations.items()}
     relations = sorted({k[1] for k in keys if k})
@@ -886,7 +897,8 @@ class CascadeRouter(Router):
         stages: list, # routers over one registry, the strictest first
         now: Optional[str]=None,
     ):
-        if not stages or any(s.registry is not stages[0].registry for s in stages): raise CasmError("stages must hold at least one router, all over the same registry")
+        if not stages or any(s.registry is not stages[0].registry for s in stages):
+            raise CasmError("stages must hold at least one router, all over the same registry")
         self.stages = stages
         super().__init__(stages[0].registry, 1., now)
 
@@ -902,6 +914,7 @@ class CascadeRouter(Router):
                 found[i] = f if f[0].key_id is not None else [max(found[i][0], f[0], key=lambda x: x.score)]
         return found
 
+# %% ../nbs/05_router.ipynb #881b7717
 def default_router(registry: Registry, now: Optional[str]=None) -> CascadeRouter:
     "Registry matching, then slips of the finger: of the routers measured here, the one that answers most without opening a wrong slot."
     return CascadeRouter([LexicalRouter(registry, now=now), TypoRouter(registry, now=now)], now)
@@ -911,6 +924,7 @@ def opened(route: Route) -> tuple:
     "The slots a route opens, in order."
     return tuple(r.slot for r in (route, route.also) if r is not None and r.slot is not None)
 
+# %% ../nbs/05_router.ipynb #718e87d8
 def auroc(scores: list, positive: list) -> Optional[float]:
     "Chance that a positive scores above a negative, ties counting half; None without both."
     scores, positive = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
@@ -930,6 +944,7 @@ def judge(
     share = lambda x: sum(x) / len(x) if x else None  # noqa: E731
     return {"n": len(routes), "hit": share(hit), "abstention": share(none), "wrong": share(wrong)}
 
+# %% ../nbs/05_router.ipynb #a5d533c2
 def route_report(
     routes: list, wanted: list, # as `judge`
     kinds: list, # parallel: what to group by
