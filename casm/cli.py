@@ -149,8 +149,7 @@ def ask_command(args):
 def reason(method, asked: str, as_of: str | None) -> str:
     "One sentence on where an answer came from"
     if not hasattr(method, "registry"): return f"{method.name} has no router: every question is answered by the same weights."
-    from casm.router import LexicalRouter
-    return LexicalRouter(method.registry).route([asked], [as_of])[0].reason
+    return method.router.route([asked], [as_of])[0].reason
 
 # %% ../nbs/50_cli.ipynb #35a42705
 def add_ask(commands):

@@ -25,7 +25,7 @@ from .memory import Access, lookup_hash, watching
 from .pretraining import LM, accesses, make_batch
 from .ranker import SCORES, count_rows, score_rows, select_rows, sum_counts, top_t
 from .registry import Registry
-from .router import LexicalRouter, time_scope
+from .router import default_router, opened, time_scope
 from .slots import RowAdamW, RowSGD, SlotBank, commit, open_slots, select, to_flat, write_back
 
 # %% ../nbs/10_methods.ipynb #b452bfa9
@@ -274,7 +274,7 @@ class CASM(Method):
         super().prepare(lm)
         lm.model = add_slots(lm.model).requires_grad_(False).eval()
         self.registry.assert_facts(list(lm.facts), source="start checkpoint")
-        self.router = LexicalRouter(self.registry)
+        self.router = default_router(self.registry)
 
     @property
     def bank(self) -> SlotBank: return slot_bank(self.lm.model)
@@ -331,7 +331,8 @@ def casm_answer(method: CASM, questions: list[str], as_of: list[str | None]) -> 
     "Route each question on its text and date alone, then decode through the slot that was chosen"
     routes = method.router.route(questions, as_of)
     prompts = [dated(q, r.as_of) for q, r in zip(questions, routes)]
-    slots = [-1 if r.slot is None else r.slot for r in routes]
+    two = [(*opened(r), -1, -1)[:2] for r in routes]                # the slots of one fact, or of two in the order asked
+    slots = two if any(b >= 0 for _, b in two) else [a for a, _ in two]
     texts = generate(method.lm.model, method.lm.tokenizer, prompts, slots, progress="casm answers")
     return [Answer(answer_of(t), r.slot, r.score) for t, r in zip(texts, routes)]
 
@@ -354,7 +355,7 @@ def casm_load(method: CASM, tensors, meta, folder: Path):
     registry = Registry.load_copy(folder / "registry.sqlite")
     if registry.bank not in (None, hash_tensors(tensors)): raise CasmError(f"{folder}: registry.sqlite names another slot bank; restore both from one checkpoint")
     set_bank(method.lm.model, tensors)
-    method.registry, method.router = registry, LexicalRouter(registry)
+    method.registry, method.router = registry, default_router(registry)
     method.periods, method.most = list(meta["periods"]), meta["most"]
 
 # %% ../nbs/10_methods.ipynb #1e8d3218

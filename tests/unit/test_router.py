@@ -1,11 +1,16 @@
 "Routing on the public facts and on invented ones: right slot, honest abstention, one decision per question whatever stands beside it."
-import json, os, random
+import inspect, json, os, random
+from datetime import date, timedelta
 from pathlib import Path
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 from casm.facts import BACKGROUND_FORMS, PROBE_FORM, UNSEEN_FORM, CasmError, Fact, canonical, question
 from casm.registry import Registry
-from casm.router import LexicalRouter, read_words, time_scope
+from casm.benchmark import add_twins, fit_questions, generate, hard_questions, invent_aliases, read_facts, thesaurus
+from casm.router import Bm25Router, CascadeRouter, FingerprintRouter, HiddenRouter, LearnedRouter, LexicalRouter, Postings, Router, TfidfRouter
+from casm.router import default_router, judge, one_slip, opened, read_scope, read_words, resolve, route_report, time_scope
 
 PERIODS = ("2018", "2020", "2022", "2024")
 FORMS = BACKGROUND_FORMS + (UNSEEN_FORM,)
@@ -140,3 +145,227 @@ def test_bad_dates_and_lengths_are_refused():
         with pytest.raises(CasmError): router.route(["x", "y"], [None, t])
     with pytest.raises(CasmError, match="1 entries for 2"): router.route(["x", "y"], ["2018"])
     assert time_scope("in 2018-13", None, "2024") == "2024"
+
+
+# --- time in words
+
+class Named(Registry):
+    "A registry with aliases, as `Registry.aliases` is to give them."
+    given = ()
+    def aliases(self, kind, after=0): return [(i, alias, name) for i, (k, alias, name) in enumerate(self.given, 1) if k == kind and i > after]
+
+DAYS = st.dates(date(1990, 1, 1), date(2029, 12, 31)).map(str)
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(DAYS, st.sampled_from("abc")), min_size=1, max_size=6, unique_by=lambda x: x[0]), DAYS, DAYS, st.sampled_from(["before", "until", "since", "between", "formerly", "in"]))
+def test_a_scope_means_what_the_essay_says(versions, x, y, word):
+    "Against a naive reading of the same facts, day by day where it matters."
+    registry = Registry()
+    registry.assert_facts([Fact("S", "r", v, t) for t, v in sorted(versions)])
+    now = max(t for t, _ in versions)
+    def at(t): return next((v for u, v in sorted(versions, reverse=True) if u <= t), None)
+    days = sorted({t for t, _ in versions})
+    x, y = min(x, y), max(x, y)
+    said = {"between": f"between {x} and {y}", "formerly": "formerly"}.get(word, f"{word} {x}")
+    record, _, _ = resolve(registry, ("s", "r"), read_scope(f"What was the r of S {said}?", None, now))
+    if word == "in" or (word == "between" and x == y): want = at(x)
+    elif word in ("before", "until"): want = at(str(date.fromisoformat(x) - timedelta(1)))
+    elif word == "since": want = at(max(x, now))
+    elif word == "between":
+        held = {at(t) for t in [x, *(t for t in days if x < t < y)]} - {None}
+        want = held.pop() if len(held) == 1 else None
+    else: want = next((at(t) for t in reversed(days) if at(t) != at(now)), None)
+    assert (record and record.value) == want
+
+def test_route_says_the_moment_a_stretch_was_read_at():
+    registry = Registry()
+    registry.assert_facts([Fact("Gale Rock", "light", v, t) for v, t in (("red", "2018"), ("green", "2020"), ("white", "2024"))], slots=[0, 1, 2])
+    router = default_router(registry)
+    asked = {"What was the light of Gale Rock before 2020?": (0, "2018-12-31"), "What was formerly the light of Gale Rock?": (1, "2020"), "light of Gale Rock between 2021 and 2023": (1, "2021"),
+             "What has been the light of Gale Rock since 2019?": (2, "2024"), "light of Gale Rock between 2018 and 2021": (None, "2020-12-31"), "light of Gale Rock before 2018": (None, "2017-12-31")}
+    for q, (slot, t) in asked.items():
+        route = router.route([q])[0]
+        assert route.slot == slot and (slot == 0 or route.as_of == t), route
+    assert "several values" in router.route(["light of Gale Rock between 2018 and 2021"])[0].reason
+    assert router.route(["What was formerly the light of Gale Rock?"], ["2018"])[0].slot == 0       # an explicit date wins
+
+def test_time_words_of_a_relation_are_no_time():
+    registry = Registry()
+    registry.assert_facts([Fact("Dun", "former name", v, t) for v, t in (("Lee", "2018"), ("Loch", "2020"))], slots=[0, 1])
+    assert default_router(registry).route(["What is the former name of Dun?"])[0].slot == 1
+
+# --- aliases
+
+def test_aliases_are_followed_and_forgotten():
+    registry = Named()
+    registry.assert_facts([Fact("Misty Fjord Logistics", "dock capacity", "20", "2018"), Fact("Old Gale", "dock capacity", "9", "2018")], slots=[0, 1])
+    routers = [default_router(registry), TfidfRouter(registry, .5)]
+    q = ["The dock capacity of Grey Heron is", "The room for ships of Misty Fjord Logistics is", "The room for ships of Grey Heron is"]
+    def slots(r): return [x.slot for x in r.route(q)]
+    assert [slots(r) for r in routers] == [[None] * 3] * 2
+    registry.given = [("subject", "Grey Heron", "misty fjord logistics"), ("relation", "room for ships", "dock_capacity"), ("value", "twenty", "20")]
+    registry.assert_facts([Fact("Zork", "dock capacity", "1", "2018")], slots=[2])                   # a commit, as adding aliases is
+    assert slots(routers[0]) == [0, 0, 0] and slots(routers[1])[:2] == [0, 0]
+    assert routers[0].route(["The room for ships of Zork is"])[0].slot == 2                          # aliases reach later keys too
+    assert routers[0].route(["The dock capacity of Grey Heorn is"])[0].slot == 0                     # and are known words
+    assert slots(default_router(registry)) == slots(routers[0])
+    registry.given = registry.given[1:]
+    registry.assert_facts([Fact("Zork", "dock capacity", "3", "2019")], slots=[3])                   # undone: another commit
+    assert slots(routers[0]) == [None, 0, None] and slots(routers[1])[0] is None
+
+# --- the harder questions
+
+def versions(benchmark, seed):
+    registry, n = Named(), 0
+    for p in benchmark.periods:
+        facts = benchmark.facts(p)
+        registry.assert_facts(facts, list(range(n, n + len(facts))))
+        n += len(facts)
+    registry.given = invent_aliases(benchmark, seed)
+    return registry
+
+def asked_and_wanted(benchmark, registry, seed, n):
+    questions = hard_questions(benchmark, seed, n)
+    return questions, [tuple(registry.get(s, r, t).slot for s, r, t in q.gold if t is not None) for q in questions]
+
+@pytest.mark.parametrize("public", [True, False])
+def test_the_default_router_opens_no_wrong_slot(public):
+    public_facts()
+    benchmark = add_twins(read_facts(PUBLIC) if public else generate(300, seed=31), 31, 30)
+    registry = versions(benchmark, 31)
+    questions, wanted = asked_and_wanted(benchmark, registry, 31, 60)
+    routes = default_router(registry).route([q.question for q in questions], [q.as_of for q in questions])
+    report = route_report(routes, wanted, [q.kind for q in questions], [bool(q.gold) for q in questions])
+    for kind, r in report["kinds"].items():
+        assert r["wrong"] <= .01 and r["abstention"] in (None, 1.), (kind, r)
+        assert r["hit"] is None or r["hit"] >= {"paraphrase": 0., "typo": .6}.get(kind, .98), (kind, r)
+    assert report["all"]["auroc"] > .9 and report["all"]["load"]["most"] < 30
+
+def test_public_probes_keep_their_routes():
+    public_facts()
+    benchmark, registry, slots = read_facts(PUBLIC), Registry(), 0
+    for p in benchmark.periods:
+        facts = benchmark.facts(p)
+        opens = 0 if p == benchmark.periods[0] else len(facts)
+        registry.assert_facts(facts, list(range(slots, slots + opens)) or None)
+        slots += opens
+    router = default_router(registry)
+    probes = [p for as_of in benchmark.periods for p in benchmark.probes(as_of, benchmark.periods[-1])]
+    gold = [registry.get(p.subject, p.relation, p.as_of).slot for p in probes]
+    report = judge(router.route([p.question for p in probes], [p.as_of for p in probes]), [() if s is None else (s,) for s in gold])
+    assert (report["hit"], report["abstention"], report["wrong"]) == (1., 1., 0.) and report["n"] > 5000
+    dated = judge(router.route([f"[{p.as_of}] {p.question}" for p in probes]), [() if s is None else (s,) for s in gold])
+    assert dated == report
+
+def test_no_gold_key_reaches_a_router():
+    "Routers see texts and dates: the same questions with other gold give the same routes, and nothing of the test's half is in what is fitted on."
+    benchmark = add_twins(generate(200, seed=1), 1, 20)
+    hard, fit = hard_questions(benchmark, 1, 40), fit_questions(benchmark, 1, 100)
+    assert not {q.question for q in hard} & {q.question for q in fit}
+    test_only, fit_only = set(thesaurus("test").values()), set(thesaurus("fit").values())
+    assert not test_only & fit_only and not any(w in q.question for q in fit for w in test_only if len(w) > 8)
+    assert list(inspect.signature(Router.route).parameters) == ["self", "questions", "as_of"]
+
+# --- one decision per question
+
+@pytest.fixture(scope="module")
+def tiny():
+    from casm.adapter import memory_of
+    from casm.memory import record_access
+    from casm.pretraining import accesses, closed_batch, load_lm
+    lm = load_lm()
+    def reads(texts): return accesses(lm.model, closed_batch(lm.tokenizer, texts))                   # padded together
+    def embed(texts):
+        x = closed_batch(lm.tokenizer, texts)
+        with torch.no_grad(): h = lm.model(**x, output_hidden_states=True).hidden_states[-1]
+        m = x["attention_mask"].unsqueeze(2)
+        return (h * m).sum(1) / m.sum(1)
+    return lm, reads, embed
+
+def built(registry, tiny):
+    lm, reads, embed = tiny
+    likes = [TfidfRouter(registry, .6), Bm25Router(registry, .6), FingerprintRouter(registry, reads, lm.stats, .3), HiddenRouter(registry, embed, .3)]
+    key = lambda q: (canonical(q.gold[0][0]), canonical(q.gold[0][1])) if q.gold else None
+    fit = fit_questions(add_twins(generate(30, seed=5), 5, 5), 5, 6)
+    learned = LearnedRouter(registry, likes, .5).fit([q.question for q in fit], [key(q) for q in fit], steps=50)
+    return [*likes, learned, default_router(registry), CascadeRouter([LexicalRouter(registry), learned])]
+
+def test_neither_padding_nor_the_batch_changes_a_decision(tiny):
+    benchmark = add_twins(generate(30, seed=5), 5, 5)
+    registry = versions(benchmark, 5)
+    questions = [q.question for q in hard_questions(benchmark, 5, 3)]
+    long = questions[:4] + ["Tell me, if you can and would, at some length and in so many words, what it is that you know: " + questions[0]]
+    for router in built(registry, tiny):
+        alone = [router.route([q])[0] for q in questions]
+        for batch in (questions, questions[::-1], [*questions, *long]):
+            together = dict(zip(batch, router.route(batch)))
+            for q, a in zip(questions, alone):
+                b = together[q]
+                assert (a.slot, a.key, a.as_of) == (b.slot, b.key, b.as_of) and abs(a.score - b.score) < 1e-5
+                if router.name in ("matching", "tfidf", "bm25"): assert a == b
+
+def test_growth_changes_no_answer(tiny):
+    "New keys need no new parameters; old questions keep their slots, whichever the router."
+    benchmark = add_twins(generate(30, seed=5), 5, 5)
+    registry = versions(benchmark, 5)
+    questions = [q.question for q in hard_questions(benchmark, 5, 4) if q.kind in ("plain", "typo", "near_subject")]
+    routers = built(registry, tiny)
+    before = [[r.slot for r in x.route(questions)] for x in routers]
+    size = sum(p.numel() for p in routers[4].net.parameters())
+    more = generate(200, seed=6)
+    registry.assert_facts(more.facts("2018"), list(range(1000, 1200)))
+    registry.assert_facts(more.facts("2020"), list(range(2000, 2000 + len(more.facts("2020")))))
+    for router, was in zip(routers, before):
+        now = [r.slot for r in router.route(questions, ["2024"] * len(questions))]
+        same = sum(a == b for a, b in zip(was, now)) / len(was)
+        assert same >= (1. if router.name in ("matching", "learned", "cascade") else .5), (router.name, same)
+        fresh = [r.slot for r in router.route([f"The {f.relation} of {f.subject} is" for f in more.facts("2018")[:10]], ["2018"] * 10)]
+        assert sum(a == b for a, b in zip(fresh, range(1000, 1010))) >= (10 if router.name in ("matching", "tfidf", "bm25", "learned", "cascade") else 0)
+    assert size == sum(p.numel() for p in routers[4].net.parameters())
+
+# --- two facts
+
+@settings(max_examples=40, deadline=None)
+@given(st.permutations(range(4)), st.sampled_from(["What are the {} and the {}?", "Give the {}, and the {}.", "the {} and {}", "Tell me the {} as well as the {}."]))
+def test_two_facts_in_the_order_asked(order, form):
+    registry = Registry()
+    keys = [("Port Lumina", "chief pilot"), ("Gale Rock", "light"), ("Gale Rock", "keeper"), ("Misty Fjord", "chief pilot")]
+    registry.assert_facts([Fact(s, r, "x", "2018") for s, r in keys], [10, 11, 12, 13])
+    a, b = order[:2]
+    route = default_router(registry).route([form.format(*(f"{keys[i][1]} of {keys[i][0]}" for i in (a, b)))])[0]
+    assert opened(route) == (10 + a, 10 + b) and route.also.also is None
+
+def test_a_third_fact_or_a_known_bystander_opens_nothing_extra():
+    registry = Registry()
+    registry.assert_facts([Fact(s, r, "x", "2018") for s in ("Port Lumina", "Gale Rock", "Misty Fjord") for r in ("light", "depth")], list(range(6)))
+    router = default_router(registry)
+    for q, slots in (("The light of Port Lumina, the depth of Gale Rock and the depth of Misty Fjord?", 2), ("Is the light of Port Lumina brighter than Gale Rock?", 1),
+                     ("The flag of Gale Rock and the flag of Misty Fjord?", 0), ("The light of Gale Rock, which belongs to Misty Fjord, is", 1)):
+        assert len(opened(router.route([q])[0])) == slots, q
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="abcd", min_size=0, max_size=7), st.text(alphabet="abcd", min_size=0, max_size=7))
+def test_one_slip_is_one_edit(a, b):
+    edits = {a[:i] + c + a[j:] for i in range(len(a) + 1) for c in ("", *"abcd") for j in (i, i + 1) if j <= len(a)} | {a[:i] + a[i+1] + a[i] + a[i+2:] for i in range(len(a) - 1)}
+    assert one_slip(a, b) == one_slip(b, a) == (a != b and b in edits)
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 20), st.floats(-2, 2)), min_size=1, max_size=6, unique_by=lambda x: x[0]), min_size=1, max_size=8),
+       st.lists(st.tuples(st.integers(0, 25), st.floats(-2, 2)), max_size=6, unique_by=lambda x: x[0]))
+def test_postings_are_an_inner_product(entries, query):
+    dense, postings = np.zeros((len(entries), 26)), Postings()
+    for i, e in enumerate(entries):
+        f, w = np.array([x for x, _ in e]), np.array([y for _, y in e])
+        postings.add(f, w)
+        dense[i, f] = w
+        if i % 3 == 0: postings.dot(f, w)                                                            # growing between questions
+    q = np.zeros(26)
+    for f, w in query: q[f] = w
+    got = postings.dot(np.array([f for f, _ in query], dtype=np.int64), np.array([w for _, w in query]))
+    assert np.allclose(got, dense @ q)
+
+def test_hostile_questions():
+    registry = versions(generate(20, seed=3), 3)
+    for router in (default_router(registry), TfidfRouter(registry), Bm25Router(registry)):
+        for q in ("", " ", '"', "' OR 1=1 --", 'NEAR("a" "b")', "*" * 1000, "the of " * 2000, "\u0000", "½ Ǆ", "between 2020 and", "before before before 2020", "x" * 20_000):
+            assert router.route([q])[0].slot is None
