@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['USE', 'MemoryMLP', 'decoder_layers', 'check_mlp', 'attach', 'memory_of', 'detach', 'CasmPeftType', 'CasmConfig',
-           'CasmLayer', 'named_slots', 'per_sample', 'slots_now', 'note_input', 'watch_inputs', 'flat_hash', 'add_bank',
-           'bank_of', 'put_bank', 'flatten_all', 'leave_out_open', 'flatten', 'load_banks', 'drop', 'delete_bank',
-           'move_banks', 'available', 'check_name', 'CasmModel', 'find_memory', 'reading', 'register', 'add_slots',
-           'casm_layer', 'slot_bank', 'save_adapter', 'save_only', 'load_adapter', 'check_file', 'pad_id', 'encode']
+           'CasmLayer', 'named_slots', 'per_sample', 'slots_now', 'note_input', 'watch_inputs', 'add_bank', 'bank_of',
+           'put_bank', 'flatten_all', 'leave_out_open', 'flatten', 'load_banks', 'drop', 'delete_bank', 'move_banks',
+           'available', 'check_name', 'CasmModel', 'find_memory', 'reading', 'register', 'add_slots', 'casm_layer',
+           'slot_bank', 'use_bank', 'bank_memory', 'save_adapter', 'save_only', 'load_adapter', 'check_file', 'pad_id',
+           'encode']
 
 # %% ../nbs/06_adapter.ipynb #34033d0e
 import enum
-import hashlib
 import os
 import re
 import tempfile
@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .memory import Access, MemoryConfig, SparseMemory, load_memory, memory_hash, save_memory
-from .slots import SlotBank, from_flat, read_slots, to_flat
+from .slots import SlotBank, flat_hash, from_flat, read_slots, to_flat
 
 # %% ../nbs/06_adapter.ipynb #e3ca20c7
 class MemoryMLP(nn.Module):
@@ -211,14 +211,6 @@ def watch_inputs(layer: CasmLayer, block: nn.Module):
     layer.hooks.append(block.register_forward_pre_hook(partial(note_input, layer, block=True), with_kwargs=True))
 
 # %% ../nbs/06_adapter.ipynb #3e91f21c
-def flat_hash(flat: dict[str, torch.Tensor]) -> str:
-    "SHA-256 over a bank's flat tensors, 64 hex digits"
-    h = hashlib.sha256()
-    for name, t in sorted(flat.items()):
-        h.update(f"{name} {tuple(t.shape)}".encode())
-        h.update(t.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return h.hexdigest()
-
 def add_bank(layer: CasmLayer, name: str, config: CasmConfig):
     "Room for one adapter's flat tensors, deltas in float32, on the memory's device"
     memory = layer.base_layer.memory
@@ -235,12 +227,15 @@ def bank_of(layer: CasmLayer, name: str) -> SlotBank:
         if layer.configs[name].bank_hash not in (None, flat_hash(flat)):
             raise ValueError(f"adapter {name!r}: its tensors are not those its configuration names by SHA-256; adapter_model.safetensors is damaged or incomplete")
         layer.configs[name].bank_hash = None                    # of the file; what is learnt from here on has another
-        layer.put_bank(name, flat)
+        layer.put_bank(name, from_flat(layer.base_layer.memory.config.num_rows, **flat))
     return layer.banks[name]
 
-def put_bank(layer: CasmLayer, name: str, flat: dict[str, torch.Tensor]) -> SlotBank:
-    "Give the adapter the slot bank in flat tensors; its open rows are parameters of the model"
-    bank = from_flat(layer.base_layer.memory.config.num_rows, **flat)
+def put_bank(layer: CasmLayer, name: str, bank: SlotBank) -> SlotBank:
+    "Give the adapter a slot bank, whose open rows become parameters of the model. Raises `ValueError` when it has rows in training or is another memory's."
+    c = layer.base_layer.memory.config
+    if (bank.num_rows, bank.dim) != (c.num_rows, c.value_dim):
+        raise ValueError(f"bank of {bank.num_rows} rows of width {bank.dim}: the memory has {c.num_rows} rows of width {c.value_dim}; give a bank over this memory")
+    if bank.param is not None: raise ValueError("bank has a parameter of its own: commit() it first")
     layer.drop(name)
     bank.home, bank.key = layer.casm_open, name
     layer.banks[name] = bank
@@ -412,6 +407,17 @@ def slot_bank(model: nn.Module, adapter_name: str | None = None) -> SlotBank:
     name = adapter_name or layer.active_adapters[0]
     if name not in layer.casm_delta: raise ValueError(f"adapter_name={name!r}: the model has {', '.join(layer.casm_delta.keys()) or 'none'}")
     return layer.bank(name)
+
+def use_bank(model: nn.Module, bank: SlotBank, adapter_name: str | None = None) -> SlotBank:
+    "Give an adapter, by default the active one, another slot bank; returns it. Raises `ValueError` when the bank has rows in training or is another memory's."
+    layer = casm_layer(model)
+    bank.to(memory_of(model).table.device)
+    return layer.put_bank(adapter_name or layer.active_adapters[0], bank)
+
+def bank_memory(model: nn.Module, adapter_name: str | None = None) -> str:
+    "The hash of the memory that an adapter's slots lie over, by default the active one's"
+    layer = casm_layer(model)
+    return layer.configs[adapter_name or layer.active_adapters[0]].memory_hash
 
 # %% ../nbs/06_adapter.ipynb #ef9630e3
 def save_adapter(model: PeftModel, folder: str | Path, adapter_name: str | None = None) -> Path:

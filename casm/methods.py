@@ -26,7 +26,7 @@ from .pretraining import LM, accesses, make_batch
 from .ranker import SCORES, count_rows, score_rows, select_rows, sum_counts, top_t
 from .registry import Registry
 from .router import default_router, opened, time_scope
-from .slots import RowAdamW, RowSGD, SlotBank, commit, open_slots, select, to_flat, write_back
+from .slots import RowAdamW, RowSGD, SlotBank, commit, from_flat, open_slots, select, slot_bytes, to_flat, write_back
 
 # %% ../nbs/10_methods.ipynb #b452bfa9
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def smf_cost(method: SMF) -> Cost:
 
 def bank_bytes(bank: SlotBank) -> int:
     "A bank's deltas in half precision, and the numbers of its rows and slots"
-    return len(bank) * (2 * bank.dim + 8) + 8 * (bank.num_slots + 1)
+    return int(slot_bytes(bank).sum()) + 8
 
 SMF.tensors, SMF.load_state, SMF.cost = smf_tensors, smf_load, smf_cost
 
@@ -259,7 +259,7 @@ def set_bank(model: nn.Module, tensors: dict[str, torch.Tensor]) -> SlotBank:
     "Give the model's adapter the slot bank in flat `tensors`; returns it"
     layer, device = casm_layer(model), memory_of(model).table.device
     tensors = {k: v.to(device) for k, v in tensors.items()} | {"delta": tensors["delta"].to(device, torch.float32)}
-    return layer.put_bank(layer.active_adapters[0], tensors)
+    return layer.put_bank(layer.active_adapters[0], from_flat(memory_of(model).config.num_rows, **tensors))
 
 # %% ../nbs/10_methods.ipynb #991c884a
 class CASM(Method):

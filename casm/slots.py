@@ -4,14 +4,21 @@
 
 # %% auto #0
 __all__ = ['SlotBank', 'set_param', 'move', 'insert', 'find', 'overlay', 'read_slots', 'check_rows', 'train_lines', 'write_back',
-           'commit', 'open_slots', 'select', 'RowOptimizer', 'step_rows', 'RowSGD', 'RowAdamW', 'to_flat', 'from_flat']
+           'commit', 'open_slots', 'select', 'RowOptimizer', 'step_rows', 'RowSGD', 'RowAdamW', 'to_flat', 'from_flat',
+           'slot_bytes', 'retire', 'compact', 'flat_hash', 'pack', 'export_slot', 'read_slot', 'fill_slot',
+           'import_slot', 'rollback_slot']
 
 # %% ../nbs/02_slots.ipynb #c48fd3f2
+import hashlib
 import math
+import os
+from pathlib import Path
 
 import uuid
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import nn
 
 from .memory import Access, read_rows
@@ -25,9 +32,11 @@ class SlotBank:
         self.lines = torch.empty(0, dtype=torch.int64, device=device)     # (N,) line of storage of each entry
         self.storage = torch.zeros(1, dim, dtype=torch.float32, device=device)    # (N + 1 or more, dim); line 0 is spare and zero
         self.name = uuid.uuid4().hex                 # tells the bank from every other, for optimisers
+        self.used = 1                                # lines of storage given out, the spare one and those of retired slots included
         self.home, self.key = {}, "param"            # where `param` is kept: a module's ParameterDict makes it the module's
         self.trained = torch.empty(0, dtype=torch.int64, device=device)   # (n,) lines of the rows in training: param[1:n + 1]
         self.where = torch.zeros(1, dtype=torch.int64, device=device)     # per line of storage, the row of `param` that stands for it, or 0
+        self.stored, self.kept = None, 0             # the stored bank that this one goes on from, and how many of its slots are as they were there
 
     def __len__(self): return len(self.entries)
 
@@ -56,7 +65,7 @@ SlotBank.param, SlotBank.to = SlotBank.param.setter(set_param), move
 # %% ../nbs/02_slots.ipynb #edfca64f
 def insert(bank: SlotBank, entries: torch.Tensor) -> torch.Tensor:
     "Give each of the new, distinct `entries` a zero line of storage; returns the lines. int64 (n,)"
-    n, used = len(entries), len(bank) + 1
+    n, used = len(entries), bank.used
     if used + n > len(bank.storage):                                   # grow by doubling: many small inserts stay cheap
         room = max(used + n, 2 * len(bank.storage)) - len(bank.storage)
         bank.storage = torch.cat([bank.storage, bank.storage.new_zeros(room, bank.dim)])
@@ -67,6 +76,7 @@ def insert(bank: SlotBank, entries: torch.Tensor) -> torch.Tensor:
     source -= torch.zeros_like(source).index_fill_(0, at, 1).cumsum(0)
     source[at] = torch.arange(len(bank), len(bank) + n, device=new.device)
     bank.entries, bank.lines = torch.cat([bank.entries, new])[source], torch.cat([bank.lines, used + order])[source]
+    bank.used += n
     return torch.arange(used, used + n, device=new.device)
 
 # %% ../nbs/02_slots.ipynb #af9f5a22
@@ -92,8 +102,10 @@ def read_slots(bank: SlotBank, access: Access, slots: torch.Tensor) -> torch.Ten
     if slots.dtype != torch.int64 or slots.dim() not in (1, 2) or slots.dim() == 2 and not 1 <= slots.shape[1] <= 2:
         raise ValueError(f"slots of {slots.dtype} and shape {tuple(slots.shape)}: must be int64 of shape (B,) or (B, 2)")
     if len(slots) != len(access.rows): raise ValueError(f"slots name {len(slots)} samples, the batch holds {len(access.rows)}: one slot per sample")
-    low, high = map(int, slots.aminmax())
-    if low < -1 or high >= bank.num_slots: raise ValueError(f"slot {high if low >= -1 else low}: the bank holds slots 0 to {bank.num_slots - 1}, or -1 for none")
+    least, most = map(int, slots.aminmax()) if len(slots) else (-1, -1)
+    if least < -1 or most >= bank.num_slots:
+        raise ValueError(f"slot {least if least < -1 else most}: the bank holds slots 0 to {bank.num_slots - 1}, or -1 for none")
+    if most < 0: return bank.storage.new_zeros(*access.rows.shape[:2], bank.dim)         # nobody names a slot
     lines = overlay(bank, access.rows, slots)
     if bank.param is None: return read_rows(bank.storage, lines, access.weights, pad=0)
     mine = bank.where[lines]
@@ -160,6 +172,7 @@ def select(bank: SlotBank, slot: int, rows: torch.Tensor, size: int) -> nn.Param
     if bank.param is not None and len(bank.param) != size + 1:
         raise ValueError(f"size={size}: the parameter in use holds {len(bank.param) - 1} rows, and an optimiser may hold it; commit() the bank first")
     write_back(bank)
+    bank.kept = min(bank.kept, slot)
     entries = slot * bank.num_rows + rows.to(bank.storage.device)
     lines = find(bank, entries)
     new = lines == 0
@@ -237,12 +250,15 @@ class RowAdamW(RowOptimizer):
         x.addcdiv_(m / first, (v / second).sqrt_() + group["eps"], value=-group["lr"])
 
 # %% ../nbs/02_slots.ipynb #e88ced46
-def to_flat(bank: SlotBank) -> dict[str, torch.Tensor]:
-    "The bank as `delta` (N, dim), `rows` int64 (N,) and `offsets` int64 (num_slots + 1,); rows in training with their present values"
-    delta, bounds = bank.storage[bank.lines], torch.arange(bank.num_slots + 1, device=bank.entries.device) * bank.num_rows
-    at = bank.where[bank.lines].nonzero().squeeze(1)
-    if len(at): delta[at] = bank.param.detach()[bank.where[bank.lines[at]]].to(delta.dtype)
-    return {"delta": delta, "rows": bank.entries % bank.num_rows, "offsets": torch.searchsorted(bank.entries, bounds)}
+def to_flat(bank: SlotBank, first: int = 0, last: int | None = None) -> dict[str, torch.Tensor]:
+    "Slots `first` up to `last` (None: all), as `delta` (N, dim), `rows` int64 (N,) and `offsets` int64 (slots + 1,); rows in training with their present values"
+    bounds = torch.arange(first, (bank.num_slots if last is None else last) + 1, device=bank.entries.device) * bank.num_rows
+    offsets = torch.searchsorted(bank.entries, bounds)
+    mine = slice(int(offsets[0]), int(offsets[-1]))
+    lines = bank.lines[mine]
+    delta, at = bank.storage[lines], bank.where[lines].nonzero().squeeze(1)
+    if len(at): delta[at] = bank.param.detach()[bank.where[lines[at]]].to(delta.dtype)
+    return {"delta": delta, "rows": bank.entries[mine] % bank.num_rows, "offsets": offsets - offsets[0]}
 
 # %% ../nbs/02_slots.ipynb #e52c89c6
 def from_flat(num_rows: int, delta: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor) -> SlotBank:
@@ -262,3 +278,96 @@ def from_flat(num_rows: int, delta: torch.Tensor, rows: torch.Tensor, offsets: t
     insert(bank, entries)
     bank.storage[bank.lines] = delta.float()
     return bank
+
+# %% ../nbs/02_slots.ipynb #87ad84c0
+def slot_bytes(bank: SlotBank) -> torch.Tensor:
+    "Bytes of each slot in the flat form: its deltas in half precision, the numbers of its rows, its offset. int64 (num_slots,)"
+    rows = torch.bincount(bank.entries // bank.num_rows, minlength=bank.num_slots)
+    return rows * (2 * bank.dim + 8) + 8
+
+# %% ../nbs/02_slots.ipynb #54e2af6d
+def retire(bank: SlotBank, slots: list[int]) -> int:
+    "Free the rows of `slots`, which read the bare table from here on; returns how many rows. Raises `ValueError`, and changes nothing, for an unknown slot or while rows train."
+    for s in slots:
+        if not 0 <= s < bank.num_slots: raise ValueError(f"slot {s}: the bank holds {bank.num_slots} slots, numbered from 0")
+    if len(bank.trained): raise ValueError(f"the bank has {len(bank.trained)} rows in training: commit() it before retiring slots")
+    gone = torch.isin(bank.entries // bank.num_rows, torch.tensor(slots, dtype=torch.int64, device=bank.entries.device))
+    bank.entries, bank.lines = bank.entries[~gone], bank.lines[~gone]
+    bank.kept = min(bank.kept, *slots, bank.num_slots)
+    return int(gone.sum())
+
+# %% ../nbs/02_slots.ipynb #776cb23b
+def compact(bank: SlotBank):
+    "Move the deltas together and give up storage that no slot uses. Raises `ValueError` while the bank has a parameter, whose optimiser knows rows by their lines."
+    if bank.param is not None: raise ValueError("the bank has a parameter that an optimiser may hold: commit() it before compacting")
+    n = len(bank)
+    bank.storage = torch.cat([bank.storage[:1], bank.storage[bank.lines]])
+    bank.lines, bank.where, bank.used = torch.arange(1, n + 1, device=bank.lines.device), bank.where.new_zeros(n + 1), n + 1
+
+# %% ../nbs/02_slots.ipynb #e0a8ac2f
+def flat_hash(flat: dict[str, torch.Tensor]) -> str:
+    "SHA-256 over a bank's flat tensors, 64 hex digits"
+    h = hashlib.sha256()
+    for name, t in sorted(flat.items()):
+        h.update(f"{name} {tuple(t.shape)}".encode())
+        h.update(t.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return h.hexdigest()
+
+def pack(delta: torch.Tensor) -> torch.Tensor:
+    "Deltas in half precision, on the CPU, if that loses nothing; else as they are"
+    half = delta.half()
+    return (half if torch.equal(half.to(delta.dtype), delta) else delta).cpu()
+
+# %% ../nbs/02_slots.ipynb #05bbf73a
+def export_slot(
+    bank: SlotBank, slot: int, path: str | Path,
+    memory: str,  # hash of the memory the bank lies over, from `memory_hash`
+) -> Path:
+    "Write one slot's rows and deltas to a safetensors file, whole or not at all. Raises `ValueError` for a slot without rows."
+    if not 0 <= slot < bank.num_slots or not len(bank.slot_rows(slot)):
+        raise ValueError(f"slot {slot}: the bank holds {bank.num_slots} slots, numbered from 0, and this one has no rows; nothing to export")
+    flat = to_flat(bank, slot, slot + 1)
+    tensors = {"delta": pack(flat["delta"]), "rows": flat["rows"].cpu()}
+    data = save(tensors, {"memory": memory, "sha256": flat_hash(tensors)})
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as f:
+            f.write(data); f.flush(); os.fsync(f.fileno())
+        os.replace(beside, path)
+    finally: beside.unlink(missing_ok=True)
+    return path
+
+# %% ../nbs/02_slots.ipynb #42a0a788
+def read_slot(bank: SlotBank, path: str | Path, memory: str) -> dict[str, torch.Tensor]:
+    "The `delta` and `rows` of an exported slot. Raises `ValueError` when the file is damaged, holds anything else, or belongs to another memory."
+    try:
+        with safe_open(path, "pt") as f: said, flat = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+    except (SafetensorError, OSError) as e: raise ValueError(f"{path}: no whole safetensors file ({e}); export the slot again") from e
+    if wrong := flat.keys() ^ {"delta", "rows"}: raise ValueError(f"{path}: holds {', '.join(sorted(flat))}; {min(wrong)!r} is {'too many' if min(wrong) in flat else 'missing'} in a slot's file")
+    if flat_hash(flat) != said.get("sha256"): raise ValueError(f"{path}: its tensors are not those it names by SHA-256; the file is damaged, export the slot again")
+    if said.get("memory") != memory:
+        raise ValueError(f"{path}: is for memory {str(said.get('memory'))[:12]}…, this is {memory[:12]}…; load it over the memory it was exported from")
+    if flat["delta"].shape[1:] != (bank.dim,): raise ValueError(f"{path}: delta of shape {tuple(flat['delta'].shape)}, rows of this memory are {bank.dim} wide")
+    from_flat(bank.num_rows, **flat, offsets=torch.tensor([0, len(flat["rows"])]))
+    return flat
+
+def fill_slot(bank: SlotBank, slot: int, flat: dict[str, torch.Tensor]):
+    "Give a slot without rows those of `flat`"
+    device = bank.storage.device
+    lines = insert(bank, slot * bank.num_rows + flat["rows"].to(device))
+    bank.storage[lines] = flat["delta"].to(device, torch.float32)
+
+# %% ../nbs/02_slots.ipynb #4e62c505
+def import_slot(bank: SlotBank, path: str | Path, memory: str) -> int:
+    "Add an exported slot to the bank; returns its number here. Raises `ValueError` as `read_slot` does, before anything changes."
+    flat = read_slot(bank, path, memory)
+    bank.num_slots += 1
+    fill_slot(bank, bank.num_slots - 1, flat)
+    return bank.num_slots - 1
+
+def rollback_slot(bank: SlotBank, slot: int, path: str | Path, memory: str):
+    "Put a slot, retired or changed since, back to what was exported. Raises `ValueError` as `read_slot` and `retire` do, before anything changes."
+    flat = read_slot(bank, path, memory)
+    retire(bank, [slot])
+    fill_slot(bank, slot, flat)

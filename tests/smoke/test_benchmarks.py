@@ -1,17 +1,26 @@
-"benchmarks/memory.py runs and reports everything it names, and its contenders do the same work; how fast is not asked here."
+"The benchmarks run and report everything they name, and their contenders do the same work; how fast is not asked here."
 import importlib.util, json, subprocess, sys
 from pathlib import Path
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "memory.py"
-spec = importlib.util.spec_from_file_location("benchmark_memory", SCRIPT)
-bench = sys.modules[spec.name] = importlib.util.module_from_spec(spec)      # dataclasses look their module up
-spec.loader.exec_module(bench)
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
-def run(*args): return subprocess.run([sys.executable, SCRIPT, *map(str, args)], capture_output=True, text=True, timeout=600)
+def script(name):
+    "A benchmark as a module, under the name that the others import it by"
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)      # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+bench = script("memory")
+slots = script("slots")
+
+
+def run(*args, name="memory"): return subprocess.run([sys.executable, FOLDER / f"{name}.py", *map(str, args)], capture_output=True, text=True, timeout=600)
 
 
 def numbers(x):
@@ -81,3 +90,55 @@ def test_brute_force_finds_the_same_rows():
     mine, brute = memory.lookup(hidden), bench.brute_force(memory, bench.row_keys(memory, 16), hidden)
     assert torch.equal(mine.rows, brute.rows)
     torch.testing.assert_close(mine.weights, brute.weights)
+
+
+# ---- slots
+
+@pytest.fixture(scope="module")
+def slots_result(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bench") / "slots.json"
+    got = run("--quick", "--json", path, name="slots")
+    assert got.returncode == 0, got.stderr
+    return json.loads(path.read_text()) | {"said": got.stdout}
+
+
+def test_slots_are_reported_and_plotted(slots_result, tmp_path):
+    assert slots_result.keys() - {"said"} == {"environment", "shape", "ms", "figures", "bytes_per_version"}
+    assert slots_result["ms"]["read"].keys() == {"empty", "slots_2", "slots_8", "two_slots_8"} and slots_result["ms"]["route"].keys() == {"facts_2", "facts_8"}
+    assert slots_result["figures"].keys() == {"read_ratio_2", "read_ratio_8", "read_ratio_two_slots_8", "route_ms_per_query"}
+    assert slots_result["figures"]["route_ms_per_query"]["target"] == "<= 2"
+    assert slots_result["bytes_per_version"].keys() == {"slot", "file", "registry", "working_memory"}
+    assert slots_result["bytes_per_version"]["slot"] == 4 * (2 * 128 + 8) + 8
+    assert all(x > 0 for x in numbers([slots_result[k] for k in ("ms", "figures", "bytes_per_version")]))
+    assert all(name in slots_result["said"] for part in ("figures", "bytes_per_version") for name in slots_result[part])
+    slots.plot(slots_result).savefig(tmp_path / "slots.png")
+
+
+@pytest.mark.parametrize("line", [("--only", "reads"), ("--repeats", "0"), ("--json", "/nowhere/x.json")])
+def test_bad_line_of_slots(line):
+    got = run(*line, name="slots")
+    assert got.returncode == 2 and line[0] in got.stderr and not got.stdout
+
+
+def test_the_targets_of_slots():
+    "The issue's numbers, taken turn by turn within one run"
+    s = slots.Shape()
+    assert (max(s.sizes), min(s.sizes), s.rows) == (10_000, 10, 64) and s.batch >= 64
+    times = {"read": {"empty": [1., 2., 4.], "slots_10000": [1.2, 2.2, 8.], "two_slots_10000": [2., 4., 8.]}, "route": {"facts_10000": [.128, .256, .512]}}
+    got = slots.figures(s, times)
+    assert got["read_ratio_10000"] == {"median": 1.2, "min": 1.1, "max": 2., "target": "<= 1.25", "met": True}
+    assert got["route_ms_per_query"] == {"median": 2., "min": 1., "max": 4., "target": "<= 2", "met": True}
+    assert got["read_ratio_two_slots_10000"]["target"] is None
+
+
+def test_every_question_reads_another_slot_and_its_deltas():
+    s = slots.Shape(sizes=(10, 40), rows=5, batch=8, tokens=6, n_keys=8, vocab=64)
+    lm, x = slots.model_and_questions(s)
+    bank = slots.use_bank(lm, slots.big_bank(s, lm, x))
+    assert bank.num_slots == 40 and slots.slot_bytes(bank).tolist() == [5 * (2 * 128 + 8) + 8] * 40
+    for turn in range(3):
+        ids = slots.slots_for(s, 40, turn)
+        assert len(ids.unique()) == 8 and (ids % 8 == torch.arange(8)).all()
+        with torch.no_grad(), slots.reading(lm, ids): through = lm(input_ids=x).logits
+        assert (through != lm(input_ids=x).logits).flatten(1).any(1).all()        # no question is spared
+    assert slots.of_size(bank, 10).num_slots == 10 and slots.slots_for(s, 10, 0).max() < 10
