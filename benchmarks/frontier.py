@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 
 from casm.benchmark import generate
 from casm.checkpoint import RunFolder, write_json_atomic
-from casm.experiments import RECIPES, run_one, start_checkpoint
+from casm.experiments import KNOWN, RECIPES, run_one, start_checkpoint
 from casm.facts import BACKGROUND_FORMS, answers_match, question
-from casm.methods import make_method
+from casm.methods import METHODS, make_method
 from casm.pretraining import background_world
 from casm.ranker import SCORES
 from casm.trainer import TrainConfig
@@ -48,7 +48,7 @@ def point(name: str, settings: dict, lr: float, bench, seed: int, out: Path, mod
     if done.exists(): return json.loads(done.read_text())
     config = TrainConfig(**{**vars(RECIPES[name][1]), "lr": lr})
     row = run_one(name, seed, bench, "delta", start_checkpoint(bench, seed, model), folder, (settings, config))
-    method, saved = make_method(name, **settings), RunFolder(folder).load_latest()
+    method, saved = make_method(name, KNOWN, **settings), RunFolder(folder).load_latest()
     method.prepare(start_checkpoint(bench, seed, model))
     before = background_accuracy(method)
     method.load_state(saved.tensors, saved.meta, saved.folder)

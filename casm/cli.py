@@ -128,7 +128,7 @@ def check_folder(folder: Path, **mine):
 def add_train(commands):
     p = command(commands, "train", train_command, "train one method in a run folder of its own, as a batch job does",
                 "casm train --method casm --run-id first --checkpoint-dir checkpoints")
-    p.add_argument("--method", required=True, help="full_ft, lora, smf or casm")
+    p.add_argument("--method", required=True, help="full_ft, lora, smf, casm, or a baseline: frozen, copy, rag, lora_slots")
     add_data(p)
     p.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: %(default)s)")
     p.add_argument("--run-id", required=True, metavar="NAME", help="name of the run; the same name continues it")
@@ -148,7 +148,7 @@ def ask_command(args):
 
 def reason(method, asked: str, as_of: str | None) -> str:
     "One sentence on where an answer came from"
-    if not hasattr(method, "registry"): return f"{method.name} has no router: every question is answered by the same weights."
+    if not hasattr(method, "router"): return f"{method.name} has no router: every question is answered by the same weights."
     return method.router.route([asked], [as_of])[0].reason
 
 # %% ../nbs/50_cli.ipynb #35a42705

@@ -368,7 +368,7 @@ CASM.tensors, CASM.state, CASM.load_state, CASM.cost = casm_tensors, casm_state,
 # %% ../nbs/10_methods.ipynb #655ded56
 METHODS = {m.name: m for m in (FullFT, LoRA, SMF, CASM)}
 
-def make_method(name: str, **settings) -> Method:
-    "The method of that name with its settings. Raises `CasmError` for an unknown one."
-    if name not in METHODS: raise CasmError(f"method {name!r} is unknown: choose from {', '.join(METHODS)}")
-    return METHODS[name](**settings)
+def make_method(name: str, known: dict[str, type[Method]] = METHODS, /, **settings) -> Method:
+    "The method of that name among those `known`, with its settings. Raises `CasmError` for an unknown one."
+    if name not in known: raise CasmError(f"method {name!r} is unknown: choose from {', '.join(known)}")
+    return known[name](**settings)

@@ -7,14 +7,14 @@ import pytest
 
 def shorten(monkeypatch):
     "Token training, token statistics and short answers: what is learnt is nonsense, how it is stored and asked is real"
-    from casm import experiments, methods, pretraining
+    from casm import baselines, experiments, methods, pretraining
     texts = pretraining.world_texts
     monkeypatch.setattr(pretraining, "world_texts", lambda world, n, seed=0: texts(world, 64, seed))
-    monkeypatch.setattr(methods, "generate", partial(methods.generate, max_new_tokens=4))
+    for module in (methods, baselines): monkeypatch.setattr(module, "generate", partial(module.generate, max_new_tokens=4))
     monkeypatch.setattr(experiments, "pretrain_period_one", partial(pretraining.pretrain_period_one, epochs=1, min_steps=2))
     for name, (settings, config) in experiments.RECIPES.items():
-        rows = {"rows": 8} if "rows" in settings else {}
-        recipe = settings | rows, replace(config, epochs=1, min_steps=2, batch_size=8, weight_decay=.1)
+        fewer = {k: n for k, n in {"rows": 8, "exercises": 16}.items() if k in settings}
+        recipe = settings | fewer, replace(config, epochs=1, min_steps=2, batch_size=8, weight_decay=.1)
         monkeypatch.setitem(experiments.RECIPES, name, recipe)
 
 
