@@ -66,6 +66,8 @@ if __name__ == "__main__":
     p.add_argument("--out", type=Path, default=Path("runs/frontier"), help="folder for the runs; an interrupted call continues")
     p.add_argument("--json", type=Path, help="also write the points here")
     a = p.parse_args()
+    if unknown := set(a.methods.split(",")) - GRID.keys(): p.error(f"--methods: {min(unknown)!r} is unknown; choose from {', '.join(GRID)}")
+    if a.model and not (Path(a.model) / "memory").is_dir(): p.error(f"--model {a.model}: no folder of a model with a memory; make one with casm warmup")
     bench = generate(a.facts, seed=a.seed + 100)
     todo = [(m, s, lr) for m in a.methods.split(",") for s, rates in GRID[m] for lr in rates]
     points = []

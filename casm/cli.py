@@ -43,10 +43,9 @@ def model_of(name: str) -> str | None:
 
 # %% ../nbs/50_cli.ipynb #743a6bf5
 def background_of(path: str | None, model: str | None) -> list[str] | None:
-    "The background texts for `model`, which must need them. Raises `CasmError` when it brings its own statistics."
+    "The background texts for `model`, replayed in period 1 and then read for its statistics. Raises `CasmError` for the tiny model, which has a background of its own."
     if path is None: return None
-    if model is None or (Path(model) / "memory").is_dir():
-        raise CasmError(f"--background {path}: model {model or 'tiny'!r} brings a memory with its own statistics; leave --background out")
+    if model is None: raise CasmError(f"--background {path}: the tiny model has a background of its own; leave --background out")
     return list(read_texts(path))
 
 # %% ../nbs/50_cli.ipynb #ac8e545f
@@ -93,7 +92,7 @@ def add_data(p: Parser):
     p.add_argument("--stream", choices=("delta", "restate"), default="delta",
                    help="delta: a period teaches only what changed; restate: every fact every time (default: %(default)s)")
     p.add_argument("--model", default="tiny", metavar="NAME_OR_PATH", help="a causal language model's folder or name on the Hugging Face hub (default: the tiny one in the package)")
-    p.add_argument("--background", metavar="FILE", help="texts (.txt: one a line; .jsonl or .parquet: a text each; or a folder) for the row statistics of a model that has no memory yet")
+    p.add_argument("--background", metavar="FILE", help="texts (.txt: one a line; .jsonl or .parquet: a text each; or a folder) replayed in period 1 and read for the row statistics, for models other than the tiny one (default: invented sentences)")
 
 # %% ../nbs/50_cli.ipynb #1659a26c
 def command(commands, name: str, function, does: str, example: str, stopped: str = "the same command continues") -> Parser:
@@ -271,8 +270,8 @@ def add_warmup(commands):
     p = command(commands, "warmup", warmup_command, "give a model without a memory one, trained on a background corpus",
                 "casm warmup --model HuggingFaceTB/SmolLM2-135M --background texts.txt --out with-memory", stopped="nothing was written")
     p.add_argument("--model", required=True, metavar="NAME_OR_PATH", help="a causal language model's folder or name on the Hugging Face hub; its weights stay as they are")
-    p.add_argument("--background", required=True, metavar="FILE", help="texts (.txt: one a line; .jsonl: a text each)")
-    p.add_argument("--out", required=True, metavar="DIR", help="folder for the model with its memory")
+    p.add_argument("--background", required=True, metavar="FILE", help="texts (.txt: one a line; .jsonl: a text each; .parquet; or a folder of these)")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder for the model with its memory; an earlier one of casm's there is replaced")
     add_memory(p)
     for flag, default, what in (("--steps", 1000, "optimiser steps"), ("--batch", 16, "texts to a step"), ("--seq-len", 256, "tokens in the longest text; longer ones are cut"), ("--seed", 0, "seed")):
         p.add_argument(flag, type=int, default=default, metavar="N", help=f"{what} (default: %(default)s)")
