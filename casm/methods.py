@@ -368,7 +368,11 @@ CASM.tensors, CASM.state, CASM.load_state, CASM.cost = casm_tensors, casm_state,
 # %% ../nbs/10_methods.ipynb #655ded56
 METHODS = {m.name: m for m in (FullFT, LoRA, SMF, CASM)}
 
-def make_method(name: str, known: dict[str, type[Method]] = METHODS, /, **settings) -> Method:
+def make_method(
+    name: str, known: dict[str, type[Method]] | None = None,  # None: `METHODS`
+    /, **settings,
+) -> Method:
     "The method of that name among those `known`, with its settings. Raises `CasmError` for an unknown one."
+    known = METHODS if known is None else known
     if name not in known: raise CasmError(f"method {name!r} is unknown: choose from {', '.join(known)}")
     return known[name](**settings)

@@ -8,9 +8,9 @@ __all__ = ['SYLLABLES', 'QUALIFIERS', 'NOUNS', 'PLACES', 'RESERVED', 'YEARS', 'T
            'train_tokenizer', 'new_tiny', 'make_batch', 'train_steps', 'sample_world', 'writable_tokens', 'echo',
            'sample_pretraining', 'closed_batch', 'accesses', 'LookedUp', 'by_text', 'read_batch', 'each_forward',
            'background_stats', 'empty_stats', 'add_texts', 'resume_stats', 'world_texts', 'LM', 'save_lm', 'save_whole',
-           'load_lm', 'load_backbone', 'cut', 'halves', 'text_losses', 'perplexity', 'only', 'layer_inputs', 'Warmup',
-           'skew', 'split_background', 'check_warmup', 'fresh_memory', 'in_turn', 'warmup', 'train_memory',
-           'pretrain_tiny', 'pretrain_period_one']
+           'load_lm', 'load_backbone', 'cut', 'halves', 'text_losses', 'perplexity', 'only', 'layer_inputs',
+           'WarmupReport', 'skew', 'split_background', 'check_warmup', 'fresh_memory', 'in_turn', 'warmup',
+           'train_memory', 'pretrain_tiny', 'pretrain_period_one']
 
 # %% ../nbs/08_pretraining.ipynb #5b571374
 import json
@@ -410,7 +410,7 @@ def layer_inputs(model, tokenizer, texts: list[str], places: tuple[int, ...], at
 
 # %% ../nbs/08_pretraining.ipynb #2e718f3a
 @dataclass
-class Warmup:
+class WarmupReport:
     "What a warm-up did. Perplexity and access shares are those of the held-out texts; shares of the most-read 1 % and 5 % of rows."
     without: float  # perplexity before the memory was attached
     attached: float  # with it, untrained
@@ -473,7 +473,7 @@ def warmup(
     lr: float = 1e-3,  # AdamW's, ten times that for the values
     seed: int = 0,
     hold_out: int = 20,  # every how many texts one is kept from training
-) -> tuple["LM", Warmup]:
+) -> tuple["LM", WarmupReport]:
     "Attach a fresh memory and train it on the background. Raises `ValueError`, and leaves the model as it was, when something doesn't fit."
     check_warmup(model, lr, steps=(steps, 1), batch=(batch, 1), seq_len=(seq_len, 8), hold_out=(hold_out, 2))
     train, held = split_background(tokenizer, texts, hold_out, seq_len)
@@ -487,7 +487,7 @@ def warmup(
         tokens = train_memory(model, tokenizer, train, steps, batch, lr, seed)
         after = perplexity(model, tokenizer, held, at_once, stats := empty_stats(memory))
         if not math.isfinite(after): raise ValueError(f"lr={lr}: the memory's training diverged; take a smaller one")
-        report = Warmup(without, attached, after, skew(before), skew(stats), steps, tokens, 0)
+        report = WarmupReport(without, attached, after, skew(before), skew(stats), steps, tokens, 0)
         background_stats(model, tokenizer, train, at_once=at_once, stats=stats)
     except BaseException:                                                      # an interrupt too leaves no half-trained memory in it
         detach(model)
