@@ -30,7 +30,7 @@ from .generation import answer_of, equal_lengths, generate
 from .methods import Answer, CASM, Cost, Item, Method, check_method, split_answer, tensors_of
 from .pretraining import LM, YEARS, background_world
 from .registry import Registry
-from .router import ASKING, default_router, read_words, time_scope
+from .router import ASKING, default_router, opened, read_words, time_scope
 
 # %% ../nbs/11_baselines.ipynb #a233d9c7
 class Frozen(Method):
@@ -108,12 +108,13 @@ class Copy(Ledger):
 
 # %% ../nbs/11_baselines.ipynb #fd43a050
 def copy_answer(method: Copy, questions: list[str], as_of: list[str | None]) -> list[Answer]:
-    "The value in force for the key and the moment that each question was routed to, else the model's own answer"
+    "The value in force for the key and the moment that each question was routed to (for two facts, both), else the model's own answer"
     routes = method.router.route(questions, as_of)
-    held = [method.registry.get(*r.key, r.as_of) if r.key else None for r in routes]
-    rest = [dated(q, r.as_of) for q, r, h in zip(questions, routes, held) if h is None]
+    held = [[method.registry.get(*x.key, x.as_of) for x in (r, r.also) if x and x.key] for r in routes]
+    values = [" and ".join(h.value for h in some if h) for some in held]
+    rest = [dated(q, r.as_of) for q, r, v in zip(questions, routes, values) if not v]
     texts = iter(generate(method.lm.model, method.lm.tokenizer, rest, progress="copy answers"))
-    return [Answer(h.value if h else answer_of(next(texts)), r.slot, r.score) for r, h in zip(routes, held)]
+    return [Answer(v or answer_of(next(texts)), r.slot, r.score) for r, v in zip(routes, values)]
 
 Copy.answer = copy_answer
 
@@ -212,18 +213,19 @@ def exercises(
     seed: int,  # of the world read about, which is never the one that pretraining taught
     known: float = .25,  # share of questions about pretraining's world, whose answer no passage gives
 ) -> list[Item]:
-    "Questions after the passages found for them"
-    rng, registry, index = random.Random(f"reading-{seed}"), Registry(), PassageIndex()
-    told = [replace(f, valid_from=rng.choice(YEARS[:8])) for f in background_world(max(8, n // 16), f"reading-{seed}", changing=0.)]
-    registry.assert_facts(told)
-    index.add([Item(p.text, p.fact, p.date) for p in fact_passages(told)], told, registry)
-    taught = background_world()
-    def one():
-        fact = rng.choice(taught if rng.random() < known else told)
-        date = rng.choice([y for y in YEARS if contains(fact.valid_from, fact.valid_until, y)])
-        asked = question(rng.choice(BACKGROUND_FORMS), fact.subject, fact.relation, date)
-        return Item(f"{read_prompt(index.find(asked, registry.order.key(date), passages), asked)} {fact.value}.", fact, date)
-    return [one() for _ in range(n)]
+    "Questions after the passages found for them, each about a fact of its own, which could not be learnt by heart"
+    rng, taught, out = random.Random(f"reading-{seed}"), background_world(), []
+    told = [replace(f, valid_from=rng.choice(YEARS[:8])) for f in background_world(n, f"reading-{seed}", changing=0.)]
+    for i in range(0, n, 64):                                       # in small libraries, which are quick to search
+        registry, index = Registry(), PassageIndex()
+        registry.assert_facts(told[i:i + 64])
+        index.add([Item(p.text, p.fact, p.date) for p in fact_passages(told[i:i + 64])], told[i:i + 64], registry)
+        for fact in told[i:i + 64]:
+            if rng.random() < known: fact = rng.choice(taught)
+            date = rng.choice([y for y in YEARS if contains(fact.valid_from, fact.valid_until, y)])
+            asked = question(rng.choice(BACKGROUND_FORMS), fact.subject, fact.relation, date)
+            out.append(Item(f"{read_prompt(index.find(asked, registry.order.key(date), passages), asked)} {fact.value}.", fact, date))
+    return out
 
 # %% ../nbs/11_baselines.ipynb #a12954ff
 class RAG(Ledger):
@@ -306,7 +308,7 @@ class SlotLinear(nn.Module):
     "A linear layer with a LoRA for each slot; during a forward, sample i goes through that of its own slot."
     def __init__(self, base: nn.Linear, rank: int):
         super().__init__()
-        self.base, self.rank, self.now = base, rank, None            # now: A (B, rank, in) and B (B, out, rank) of the samples in progress
+        self.base, self.rank, self.now = base, rank, None            # now: A (B, n·rank, in) and B (B, out, n·rank) of the samples in progress
         self.register_buffer("a", base.weight.new_zeros(0, rank, base.in_features), persistent=False)       # committed slots
         self.register_buffer("b", base.weight.new_zeros(0, base.out_features, rank), persistent=False)
         self.open_a = self.open_b = None                             # those in training
@@ -333,15 +335,15 @@ def commit_loras(layer: SlotLinear):
 @contextmanager
 def through(
     layers: list[SlotLinear],
-    slots: list[int],  # a slot for each sample, -1 for none
-    opened: bool = False,  # count among the slots in training rather than the committed ones
+    slots: list[tuple[int, ...]],  # one slot or two for each sample, -1 for none
+    training: bool = False,  # count among the slots in training rather than the committed ones
 ):
     "Within the block, sample i of each forward goes through the LoRAs of `slots[i]`"
-    s = torch.tensor(slots, device=layers[0].a.device)
-    chosen, some = s.clamp(min=0), (s >= 0).view(-1, 1, 1)
+    s = torch.tensor(slots, device=layers[0].a.device)                  # (B, n)
+    chosen, some = s.clamp(min=0), (s >= 0)[:, :, None, None]
     for x in layers if some.any() else ():
-        a, b = (x.open_a, x.open_b) if opened else (x.a, x.b)
-        x.now = a[chosen], b[chosen] * some                         # a B of zeros adds exactly nothing
+        a, b = (x.open_a, x.open_b) if training else (x.a, x.b)
+        x.now = a[chosen].flatten(1, 2), (b[chosen] * some).transpose(1, 2).flatten(2)         # a B of zeros adds exactly nothing
     try: yield
     finally:
         for x in layers: x.now = None
@@ -361,9 +363,9 @@ def linear_layers(model: nn.Module, targets: list[str]) -> dict[str, nn.Linear]:
 class LoRASlots(Ledger):
     "casm with a small LoRA, of the bytes of `rows` memory rows, in each slot's place."
     name = "lora_slots"
-    def __init__(self, rows: int = 96, targets: list[str] = ("q_proj", "v_proj")):
+    def __init__(self, rows: int = 96, targets: str = "q_proj v_proj"):
         super().__init__()
-        self.rows, self.targets, self.most, self.layers = rows, targets, 0, {}
+        self.rows, self.targets, self.most, self.layers = rows, targets.split(), 0, {}
 
     def prepare(self, lm: LM):
         "Put a `SlotLinear` in the place of each target, without slots yet"
@@ -386,7 +388,7 @@ def lora_slots_begin(method: LoRASlots, period: str, items: list[Item]) -> list[
 
 def lora_slots_loss(method: LoRASlots, batch: list[Item]) -> torch.Tensor:
     "The loss of a batch, each passage through its own fact's LoRA"
-    with through(list(method.layers.values()), [method.slot_of[i.fact] - method.slots for i in batch], opened=True):
+    with through(list(method.layers.values()), [(method.slot_of[i.fact] - method.slots,) for i in batch], training=True):
         return method.lm.model(**tensors_of(method, batch)).loss
 
 def lora_slots_end(method: LoRASlots):
@@ -401,7 +403,7 @@ def lora_slots_answer(method: LoRASlots, questions: list[str], as_of: list[str |
     prompts = [dated(q, r.as_of) for q, r in zip(questions, routes)]
     texts = [""] * len(prompts)
     for batch in equal_lengths(encode(tokenizer, prompts), 128):     # the batches `generate` itself would make
-        with through(layers, [-1 if routes[i].slot is None else routes[i].slot for i in batch]): said = generate(method.lm.model, tokenizer, [prompts[i] for i in batch])
+        with through(layers, [(*opened(routes[i]), -1, -1)[:2] for i in batch]): said = generate(method.lm.model, tokenizer, [prompts[i] for i in batch])
         for i, text in zip(batch, said): texts[i] = text
     return [Answer(answer_of(t), r.slot, r.score) for t, r in zip(texts, routes)]
 

@@ -8,8 +8,8 @@ __all__ = ['ONSETS', 'NUCLEI', 'CODAS', 'BACKGROUND_SYLLABLES', 'DOMAINS', 'QUAL
            'current', 'earlier_values', 'later_values', 'never_changed', 'Benchmark', 'check_periods', 'check_record',
            'read_facts', 'write_facts', 'period_facts', 'fact_passages', 'period_probes', 'golden_passages',
            'golden_probes', 'is_background', 'invent_word', 'Relation', 'relations', 'invent_value', 'generate',
-           'rename', 'thesaurus', 'HardQuestion', 'misspell', 'invent_aliases', 'add_twins', 'hard_questions',
-           'fit_questions']
+           'rename', 'undated_probes', 'between_probes', 'stray_probes', 'thesaurus', 'HardQuestion', 'misspell',
+           'invent_aliases', 'add_twins', 'hard_questions', 'fit_questions']
 
 # %% ../nbs/20_benchmark.ipynb #7a3d39c8
 import json, os, random, re, reprlib
@@ -100,6 +100,10 @@ class Benchmark:
     def probes(self, as_of: str, after: str) -> list[Probe]:
         "The questions as of period `as_of` for a model that has learnt up to `after`: see `period_probes`."
         return period_probes(self, as_of, after)
+
+    def side_probes(self, after: str, n: int = 200) -> list[Probe]:
+        "Questions without a date, between the periods, and about what nobody has told: see `undated_probes`, `between_probes`, `stray_probes`."
+        return undated_probes(self, after) + between_probes(self, after) + stray_probes(self, n)
 
 # %% ../nbs/20_benchmark.ipynb #790529bc
 def check_periods(periods: tuple[str, ...]):
@@ -426,6 +430,42 @@ def _shift_number(old, rng, shifts):
     shift = shifts.setdefault(n, rng.randrange(1, size))
     new = low + (int(digits) - low + shift) % size
     return zeros + (f"{new:,}" if "," in old else str(new))
+
+# %% ../nbs/20_benchmark.ipynb #d59244be
+def undated_probes(benchmark: Benchmark, after: str) -> list[Probe]:
+    "Each record's value at `after`, asked without a date, in both forms."
+    _before(benchmark, after)
+    return [Probe(question(text, r.entity, r.relation), r.values[after], r.entity, r.relation, None, "undated", form)
+            for r in benchmark.records for form, text in (("probe", PROBE_FORM), ("unseen", UNSEEN_FORM))]
+
+def between_probes(benchmark: Benchmark, after: str) -> list[Probe]:
+    "Each record's value in the middle between two periods, the second of which has been learnt; none between two that follow each other day by day."
+    _before(benchmark, after)
+    pairs = [(a, b) for a, b in zip(benchmark.periods, benchmark.periods[1:]) if time_key(b) <= time_key(after) and time_key(b) - time_key(a) > 1]
+    return [Probe(question(PROBE_FORM, r.entity, r.relation), r.values[a], r.entity, r.relation, _middle(a, b), "between", "probe") for a, b in pairs for r in benchmark.records]
+
+def _middle(a, b):
+    "A year between two time points if there is one, else a day."
+    first, last = (Date.fromordinal(time_key(t)) for t in (a, b))
+    years = [f"{y:04}" for y in range(first.year + 1, last.year + 1) if Date(y, 1, 1) < last]
+    return years[len(years) // 2] if years else Date.fromordinal((time_key(a) + time_key(b)) // 2).isoformat()
+
+# %% ../nbs/20_benchmark.ipynb #31d5ddc5
+def stray_probes(benchmark: Benchmark, n: int = 200) -> list[Probe]:
+    "Up to `n` neighbours and `n` unknown subjects, as of the last period. The same whatever has been learnt, so that answers before and after can be laid side by side."
+    rng, known, out = random.Random("strays"), {r.key for r in benchmark.records}, {}
+    def ask(kind, subject, relation):
+        key = canonical(subject), canonical(relation)
+        if key not in known: out.setdefault(key, Probe(question(PROBE_FORM, subject, relation), None, subject, relation, benchmark.periods[-1], kind, "probe"))
+    changing = [r for r in benchmark.records if not never_changed(r, benchmark.periods[-1])]
+    for i, r in enumerate(rng.sample(changing, min(n, len(changing)))):
+        other = rng.choice(benchmark.records)
+        ask("neighbour", *((r.entity, other.relation) if i % 2 else (other.entity, r.relation)))
+    named = {r.key[0] for r in benchmark.records}
+    for r in rng.sample(benchmark.records, min(n, len(benchmark.records))):
+        name = " ".join([invent_word(rng, 2).title(), *r.entity.split()[1:]])
+        if canonical(name) not in named: ask("unknown", name, r.relation)
+    return list(out.values())
 
 # %% ../nbs/20_benchmark.ipynb #13820299
 WORDINGS = {

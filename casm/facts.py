@@ -175,7 +175,7 @@ class Passage:
 class Probe:
     "A question with its answer as of a moment."
     question: str # prompt without a date
-    answer: Optional[str] # the right value; None if nothing is known (kind "unknown")
+    answer: Optional[str] # the right value; None if nothing is known (kinds "neighbour", "unknown")
     subject: str # gold key, for scoring only: no router sees it
     relation: str # gold key
     as_of: Optional[str] # the moment asked about; None: now
@@ -184,7 +184,7 @@ class Probe:
     def __post_init__(self):
         for a in ("question", "subject", "relation", "form"): check_text(a, getattr(self, a))
         if self.kind not in PROBE_KINDS: raise CasmError(f"kind {self.kind!r} is unknown; allowed: {', '.join(PROBE_KINDS)}")
-        if self.answer is not None or self.kind != "unknown": check_text("answer", self.answer)
+        if self.answer is not None or self.kind not in ("neighbour", "unknown"): check_text("answer", self.answer)
         if self.as_of is not None: check_time(self.as_of, "as_of")
 
 # %% ../nbs/03_facts.ipynb #39304174
