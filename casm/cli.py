@@ -20,7 +20,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .benchmark import Benchmark, generate, never_changed, read_facts
+from .benchmark import STREAMS, Benchmark, generate, never_changed, read_facts
 from .datasets import read_texts
 from .facts import BACKGROUND_FORMS, CasmError, canonical, question, time_key
 
@@ -89,8 +89,8 @@ def add_run(commands):
 def add_data(p: Parser):
     "The flags that say what is learnt by which model"
     p.add_argument("--facts", metavar="FILE", help="JSON list of records with entity, relation and value_YEAR… (default: 605 generated facts)")
-    p.add_argument("--stream", choices=("delta", "restate"), default="delta",
-                   help="delta: a period teaches only what changed; restate: every fact every time (default: %(default)s)")
+    p.add_argument("--stream", choices=STREAMS, default="delta",
+                   help="delta: a period teaches only what changed; restate: every fact every time; late: only what changed, an eighth of it a period late (default: %(default)s)")
     p.add_argument("--model", default="tiny", metavar="NAME_OR_PATH", help="a causal language model's folder or name on the Hugging Face hub (default: the tiny one in the package)")
     p.add_argument("--background", metavar="FILE", help="texts (.txt: one a line; .jsonl or .parquet: a text each; or a folder) replayed in period 1 and read for the row statistics, for models other than the tiny one (default: invented sentences)")
 

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from .baselines import BASELINES
-from .benchmark import Benchmark, read_facts, write_facts
+from .benchmark import STREAMS, Benchmark, read_facts, write_facts
 from .checkpoint import RunFolder, check_run_folder, hash_tensors, write_json_atomic, write_text_atomic
 from .evaluation import evaluate, matrix, summarise
 from .facts import PROBE_FORM, CasmError, Probe, question
@@ -114,7 +114,7 @@ def run_one(
     return {"method": name, "seed": seed, "stream": stream, **summarise([json.loads(x) for x in text.splitlines()], benchmark), **asdict(method.cost()),
             "tokens_trained": sum(e["tokens"] for e in done.values()), "seconds": round(sum(e["seconds"] for e in done.values()), 2)}
 
-# %% ../nbs/30_experiments.ipynb #42a1daf0
+# %% ../nbs/30_experiments.ipynb #714ac53d
 def background_probes(as_of: str, n: int = 200) -> list[Probe]:
     "`n` facts that no period mentions, of the world that pretraining taught (another model may answer anything: what counts is that it goes on answering the same)"
     facts = random.Random("background").sample([f for f in background_world() if f.valid_until is None], n)
@@ -137,7 +137,7 @@ def run(
     out: str | Path,  # folder of this experiment; the same call continues what was interrupted
     methods: list[str] = tuple(METHODS),
     seeds: list[int] = (0,),
-    stream: str = "delta",  # "delta": only what changed; "restate": every fact in every period
+    stream: str = "delta",  # "delta": only what changed; "restate": every fact in every period; "late": only what changed, an eighth of it a period late
     model: str | None = None,  # None is the tiny model; else any causal LM's folder or name
     background: list[str] | None = None,  # texts for another model's background statistics
 ) -> list[dict]:  # the rows of results.json
@@ -167,7 +167,7 @@ def check_plan(methods: list[str], seeds: list[int], stream: str):
     if not methods or len(set(methods)) < len(methods): raise CasmError(f"methods={','.join(methods)!r}: name each of {', '.join(KNOWN)} at most once, and at least one")
     if not seeds or len(set(seeds)) < len(seeds) or any(not isinstance(s, int) or s < 0 for s in seeds):
         raise CasmError(f"seeds={list(seeds)}: give one or more different whole numbers of at least 0")
-    if stream not in ("delta", "restate"): raise CasmError(f"stream={stream!r}: choose delta or restate")
+    if stream not in STREAMS: raise CasmError(f"stream={stream!r}: choose {', '.join(STREAMS)}")
 
 def facts_hash(benchmark: Benchmark) -> str:
     "SHA-256 of the benchmark's records in order"
