@@ -222,12 +222,12 @@ def test_lora_slots_without_a_route_read_the_start_checkpoint_exactly(stub):
     with torch.no_grad():
         want = bare(**x).logits
         assert torch.equal(method.lm.model(**x).logits, want)
-        with through(layers, [-1] * 4): assert torch.equal(method.lm.model(**x).logits, want)
-        with through(layers, [0, -1, 1, -1]): mixed = method.lm.model(**x).logits
+        with through(layers, [(-1,)] * 4): assert torch.equal(method.lm.model(**x).logits, want)
+        with through(layers, [(0,), (-1,), (1,), (-1,)]): mixed = method.lm.model(**x).logits
     assert torch.equal(mixed[1], want[1]) and torch.equal(mixed[3], want[3]) and not torch.equal(mixed[0], want[0])
     assert all(layer.now is None for layer in layers)
     with pytest.raises(RuntimeError, match="stop"):
-        with through(layers, [0]): raise RuntimeError("stop")
+        with through(layers, [(0,)]): raise RuntimeError("stop")
     assert all(layer.now is None for layer in layers)
 
 
