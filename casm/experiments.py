@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'KNOWN', 'START_VERSION', 'RUN_VERSION', 'COLUMNS', 'cache_folder', 'items_of', 'start_checkpoint', 'keep',
-           'run_one', 'background_probes', 'write_predictions', 'read_lines', 'run', 'check_plan', 'facts_hash',
-           'table', 'figure', 'draw_matrix', 'draw_tradeoff', 'load_method']
+           'run_one', 'background_probes', 'all_probes', 'write_predictions', 'read_lines', 'run', 'check_plan',
+           'facts_hash', 'table', 'figure', 'draw_matrix', 'draw_tradeoff', 'load_method']
 
 # %% ../nbs/30_experiments.ipynb #83d6a455
 import hashlib
@@ -99,8 +99,7 @@ def run_one(
     config = TrainConfig(**{**asdict(recipe), "seed": seed})
     periods = benchmark.periods
     def ask(method: Method, after: str):
-        probes = [p for j in periods[:periods.index(after) + 1] for p in benchmark.probes(j, after)] + benchmark.side_probes(after) + background_probes(periods[-1])
-        predictions = evaluate(method, probes, after, seed)
+        predictions = evaluate(method, all_probes(benchmark, after), after, seed)
         write_predictions(folder / "periods" / after, predictions)
         run.append("eval", {"event": "evaluation", "unit": after, "matrix": matrix(predictions).get(after, {})})
     method = make_method(name, KNOWN, **settings)
@@ -114,11 +113,16 @@ def run_one(
     return {"method": name, "seed": seed, "stream": stream, **summarise([json.loads(x) for x in text.splitlines()], benchmark), **asdict(method.cost()),
             "tokens_trained": sum(e["tokens"] for e in done.values()), "seconds": round(sum(e["seconds"] for e in done.values()), 2)}
 
-# %% ../nbs/30_experiments.ipynb #714ac53d
+# %% ../nbs/30_experiments.ipynb #44fb7161
 def background_probes(as_of: str, n: int = 200) -> list[Probe]:
     "`n` facts that no period mentions, of the world that pretraining taught (another model may answer anything: what counts is that it goes on answering the same)"
     facts = random.Random("background").sample([f for f in background_world() if f.valid_until is None], n)
     return [Probe(question(PROBE_FORM, f.subject, f.relation), f.value, f.subject, f.relation, as_of, "unchanged", "background") for f in facts]
+
+def all_probes(benchmark: Benchmark, after: str) -> list[Probe]:
+    "Everything that is asked after a period"
+    told = benchmark.periods[:benchmark.periods.index(after) + 1]
+    return [p for j in told for p in benchmark.probes(j, after)] + benchmark.side_probes(after) + background_probes(benchmark.periods[-1])
 
 # %% ../nbs/30_experiments.ipynb #bee037e1
 def write_predictions(folder: Path, predictions: list[dict]):
