@@ -38,6 +38,7 @@ RECIPES = {
     "casm": ({"rows": 96}, TrainConfig(lr=2e-1)),
     "frozen": ({}, TrainConfig()),
     "copy": ({}, TrainConfig()),
+    "rag_perfect": ({}, TrainConfig()),
     "rag": ({"passages": 2, "exercises": 6400}, TrainConfig(lr=1e-3, epochs=1, min_steps=1)),
     "lora_slots": ({"rows": 96}, TrainConfig(lr=1e-2)),
 }
@@ -113,7 +114,7 @@ def run_one(
     return {"method": name, "seed": seed, "stream": stream, **summarise([json.loads(x) for x in text.splitlines()], benchmark), **asdict(method.cost()),
             "tokens_trained": sum(e["tokens"] for e in done.values()), "seconds": round(sum(e["seconds"] for e in done.values()), 2)}
 
-# %% ../nbs/30_experiments.ipynb #44fb7161
+# %% ../nbs/30_experiments.ipynb #ee6738fc
 def background_probes(as_of: str, n: int = 200) -> list[Probe]:
     "`n` facts that no period mentions, of the world that pretraining taught (another model may answer anything: what counts is that it goes on answering the same)"
     facts = random.Random("background").sample([f for f in background_world() if f.valid_until is None], n)
