@@ -415,21 +415,22 @@ class Router:
 
     def forget(self):
         "Begin again with nothing taken in."
-        self.index, self.commit, self.aliases = KeyIndex(), 0, set()
+        self.index, self.commit, self.aliases, self.undone = KeyIndex(), 0, set(), set()
 
     def take(self, names: list):
         "Keep what a subclass needs of new (key_id, subject, relation)."
 
     def follow(self):
-        "Take in what the registry has learnt since. An alias that was undone makes it begin again."
+        "Take in what the registry has learnt since. An alias or a key that was undone, or redone, makes it begin again."
         commit = self.registry.last_commit
         if commit == self.commit: return
         aliases = {(kind, *a) for kind in ("subject", "relation") for a in self.registry.aliases(kind)}
-        if not self.aliases <= aliases: self.forget()
-        names = self.index.add(self.registry.keys(after=self.index.last))
+        undone = self.registry.undone_keys()
+        if not self.aliases <= aliases or any(k <= self.index.last for k in undone ^ self.undone): self.forget()
+        names = self.index.add([k for k in self.registry.keys(after=self.index.last) if k[0] not in undone])
         for kind, _, alias, name in sorted(aliases - self.aliases, key=lambda a: a[1]): names += self.index.add_alias(kind, alias, name)
         self.take(names)
-        self.commit, self.aliases = commit, aliases
+        self.commit, self.aliases, self.undone = commit, aliases, undone
 
     def find_at(self, questions: list, scopes: list) -> list:
         "As `find`, for routers to which the `Scope` of each question matters."
@@ -899,7 +900,7 @@ def _find_pair(self, ids, x):
 
 LearnedRouter.find, LearnedRouter.find_pair = _find_pairs, _find_pair
 
-# %% ../nbs/05_router.ipynb #3f15784e
+# %% ../nbs/05_router.ipynb #a7c87aa1
 _HOW = frozenset(("many", "much", "often"))
 _ENDING = re.compile(r"(?<=[^\W\d_]{3})(?:ings?|ed|e?rs?|es?|s)$")
 
@@ -912,7 +913,7 @@ def name_stems(question: str) -> set:
     words, capital, _ = read_words(question)
     return stems(" ".join(w for i, w in enumerate(words) if capital[i] and (i or capital[1:2] == (True,))))
 
-# %% ../nbs/05_router.ipynb #f6d3b9fd
+# %% ../nbs/05_router.ipynb #321dde1b
 class DocumentRouter(Router):
     "Routes to the passage in force that holds the question's telling words; abstains where the question names a subject of the registry."
     name = "documents"
@@ -944,7 +945,7 @@ class DocumentRouter(Router):
     def find(self, questions): return self.find_at(questions, [Scope(self.now or self.registry.now())]*len(questions))
     def find_at(self, questions, scopes): return [[self.find_document(q, s.moment)] for q, s in zip(questions, scopes)]
 
-# %% ../nbs/05_router.ipynb #495c8ec9
+# %% ../nbs/05_router.ipynb #7744225e
 def _names_subject(self, question: str) -> bool:
     "Does the question, or what it becomes when a slip is mended, hold a subject of the registry, be it within a longer name?"
     texts = [read_words(t) for t in (question, *(t for t, _ in self.typos.mended(question)))]

@@ -8,7 +8,7 @@ __all__ = ['FORMAT', 'SETTINGS', 'RECIPE', 'Lesson', 'lesson_of', 'passage_lesso
            'writing', 'check_lengths', 'learn', 'refuse', 'teach', 'Explanation', 'ask', 'held', 'explained', 'count',
            'history', 'diff', 'export', 'undo', 'redo', 'undone', 'save']
 
-# %% ../nbs/40_temporal_lm.ipynb #cf60230c
+# %% ../nbs/40_temporal_lm.ipynb #cf8b7d84
 import json
 import os
 import shutil
@@ -31,10 +31,10 @@ from .pretraining import LM, load_lm
 from .registry import Change, Outcome, Record, Registry
 from .router import Route, default_router
 from .slots import truncate
-from .store import commit_bank, load_bank, parts_of
+from .store import clean_bank, commit_bank, load_bank, parts_of
 from .trainer import TrainConfig, train_period
 
-# %% ../nbs/40_temporal_lm.ipynb #873092aa
+# %% ../nbs/40_temporal_lm.ipynb #b414edc7
 class Lesson(NamedTuple):
     "A fact and the texts that teach it."
     fact: Fact
@@ -60,7 +60,7 @@ def lesson_of(
     fact = fact if fact.source or source is None else replace(fact, source=source)
     return Lesson(fact, [p.text for p in fact_passages([fact])])
 
-# %% ../nbs/40_temporal_lm.ipynb #ce2fed2f
+# %% ../nbs/40_temporal_lm.ipynb #a5519cfc
 def passage_lesson(passage: Passage, period: str | None, source: str | None) -> Lesson:
     "See `lesson_of`"
     text, fact, date = passage.text, passage.fact or fact_in(passage.text), passage.date or period
@@ -71,7 +71,7 @@ def passage_lesson(passage: Passage, period: str | None, source: str | None) -> 
     split_answer(Item(text, fact, fact.valid_from))                    # it must state the value word for word
     return Lesson(fact, [*(p.text for p in fact_passages([fact])), text], text)
 
-# %% ../nbs/40_temporal_lm.ipynb #9fe0370e
+# %% ../nbs/40_temporal_lm.ipynb #d674d4b1
 def judge(
     registry: Registry, records: list,  # as for `lesson_of`
     places: list[str], sources: list[str | None],  # parallel
@@ -88,7 +88,7 @@ def judge(
             out[i] = o._replace(fact=records[i], why=f"{places[i]}: {o.why.partition(', ')[2]}")
     return out
 
-# %% ../nbs/40_temporal_lm.ipynb #950319bf
+# %% ../nbs/40_temporal_lm.ipynb #d7f1b6f7
 FORMAT, SETTINGS = 1, "temporal_lm.json"
 RECIPE = {"rows": 96}, TrainConfig(lr=2e-1)  # casm's among the recipes of `experiments`
 
@@ -103,7 +103,7 @@ def read_settings(folder: Path) -> dict:
     if missing := {"model", "memory", "method", "train"} - found.keys(): raise CasmError(f"{path}: lacks {min(missing)!r}; restore it")
     return found
 
-# %% ../nbs/40_temporal_lm.ipynb #9cf97bcb
+# %% ../nbs/40_temporal_lm.ipynb #f9281c97
 @contextmanager
 def new_folder(folder: Path):
     "Within the block, a folder to fill, which then takes its name, durably. Raises `CasmError` when something is there already, or it can't be written."
@@ -123,7 +123,7 @@ def new_folder(folder: Path):
     except OSError as e: raise CasmError(f"{folder} cannot be written ({e.strerror or e}); make room, or give a folder you may write to") from e
     finally: shutil.rmtree(beside, ignore_errors=True)
 
-# %% ../nbs/40_temporal_lm.ipynb #c2d18cc7
+# %% ../nbs/40_temporal_lm.ipynb #c8266847
 def load_model(name: str | None) -> LM:
     "A model with a memory, on the device that trains; None is the tiny one. Raises `CasmError` when it has no memory."
     if name is not None and not (Path(name) / "memory").is_dir():
@@ -132,7 +132,7 @@ def load_model(name: str | None) -> LM:
     lm.model.to(Accelerator().device)
     return lm
 
-# %% ../nbs/40_temporal_lm.ipynb #9819cccf
+# %% ../nbs/40_temporal_lm.ipynb #62b70a43
 class StoredCASM(CASM):
     "`CASM` whose commits go to a folder, registry and slots together."
     def __init__(self, folder: Path, rows: int):
@@ -147,10 +147,10 @@ class StoredCASM(CASM):
         self.outcomes = commit_bank(self.folder / "slots", self.bank, self.registry, bank_memory(self.lm.model),
                                     lambda name: write(facts, slots=slots, bank=name, source=self.source, passages=passages))
 
-# %% ../nbs/40_temporal_lm.ipynb #b9012baa
+# %% ../nbs/40_temporal_lm.ipynb #2075f13b
 @contextmanager
 def restored(method: StoredCASM):
-    "What stops the block, a refusal or Ctrl-C, leaves the method as it was"
+    "What stops the block, a refusal or Ctrl-C, leaves the method and its folder, of which the caller holds the lock, as they were"
     bank, periods, most = method.bank, list(method.periods), method.most
     slots, stored = bank.num_slots, bank.stored
     try: yield
@@ -158,9 +158,10 @@ def restored(method: StoredCASM):
         truncate(bank, slots)
         bank.stored = stored
         method.pending, method.slot_of, method.periods, method.most = [], {}, periods, most
+        with suppress(OSError, CasmError): clean_bank(method.folder / "slots", method.registry.bank)      # a file that no commit names
         raise
 
-# %% ../nbs/40_temporal_lm.ipynb #19beb466
+# %% ../nbs/40_temporal_lm.ipynb #f4ed2a75
 class TemporalLM:
     "A language model that learns facts and passages, and answers as of any date. Made by `create`, opened by `load`."
     def __init__(self, folder: str | Path, model: str | Path | None = None):  # see `load`
@@ -199,7 +200,7 @@ class TemporalLM:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
-# %% ../nbs/40_temporal_lm.ipynb #5321b915
+# %% ../nbs/40_temporal_lm.ipynb #38587966
 def attach_slots(lm: LM, method: StoredCASM) -> StoredCASM:
     "Put the method's slots over the model"
     method.prepare(lm)
@@ -220,7 +221,7 @@ def refresh(self: TemporalLM, method: StoredCASM):
     c = memory_of(method.lm.model).config
     use_bank(method.lm.model, load_bank(self.folder / "slots", self.registry, c.num_rows, c.value_dim, self.settings["memory"]))
 
-# %% ../nbs/40_temporal_lm.ipynb #dc51e17b
+# %% ../nbs/40_temporal_lm.ipynb #24ffbf56
 def the_method(self: TemporalLM) -> StoredCASM:
     "The model with its slots, loaded when first asked for"
     return self.opened(self.attach(load_model(self.settings["model"]), StoredCASM(self.folder, **self.settings["method"])))
@@ -229,13 +230,14 @@ TemporalLM.attach, TemporalLM.opened, TemporalLM.refresh = staticmethod(attach_s
 TemporalLM.method = cached_property(the_method)
 TemporalLM.method.__set_name__(TemporalLM, "method")
 
-# %% ../nbs/40_temporal_lm.ipynb #efe4cd89
+# %% ../nbs/40_temporal_lm.ipynb #a6dfbe93
 @contextmanager
 def writing(self: TemporalLM):
     "Hold the folder against every other writer. Raises `CasmError` at once when one holds it, or it can't be written."
     with ExitStack() as stack:
         try: stack.enter_context(Lock(self.folder))
         except OSError as e: raise CasmError(f"{self.folder} cannot be written ({e.strerror}); save() it to a place you may write to") from None
+        self.registry.count_use([])                                    # a ledger that can't be written says so before anything is trained
         yield
 
 def check_lengths(method: StoredCASM, lessons: list[Lesson | Outcome], records: list, places: list[str]):
@@ -248,7 +250,7 @@ def check_lengths(method: StoredCASM, lessons: list[Lesson | Outcome], records: 
 
 TemporalLM.writing = writing
 
-# %% ../nbs/40_temporal_lm.ipynb #2410ddf0
+# %% ../nbs/40_temporal_lm.ipynb #3666ab1d
 def learn(self: TemporalLM,
     records,  # facts, passages, texts, or dicts with the fields of a fact or passage; or one of these
     period: str | None = None,  # the date of records without one
@@ -277,7 +279,7 @@ def refuse(lessons: list[Lesson | Outcome], skip_bad: bool):
     bad = [] if skip_bad else [x.why for x in lessons if isinstance(x, Outcome)]
     if bad: raise CasmError(f"{bad[0]}{f' (and {len(bad) - 1} more)' if bad[1:] else ''}; nothing was learnt")
 
-# %% ../nbs/40_temporal_lm.ipynb #c5c32d8a
+# %% ../nbs/40_temporal_lm.ipynb #183e8262
 def teach(self: TemporalLM, lessons: list[Lesson], source: str | None, correct: bool) -> list[Outcome]:
     "Train the slots of lessons that can stand, and commit; an outcome each"
     m, items = self.method, list(dict.fromkeys(i for x in lessons for i in x.items))
@@ -291,7 +293,7 @@ def teach(self: TemporalLM, lessons: list[Lesson], source: str | None, correct: 
 
 TemporalLM.learn, TemporalLM.teach = learn, teach
 
-# %% ../nbs/40_temporal_lm.ipynb #c0bb71ea
+# %% ../nbs/40_temporal_lm.ipynb #6e3d65ae
 class Explanation(NamedTuple):
     "An answer and where it comes from."
     answer: str
@@ -317,7 +319,7 @@ def ask(self: TemporalLM,
     said = answers if explain else [a.answer for a in answers]
     return said[0] if isinstance(question, str) else said
 
-# %% ../nbs/40_temporal_lm.ipynb #1f549688
+# %% ../nbs/40_temporal_lm.ipynb #6ab81926
 def held(self: TemporalLM, route: Route) -> Record | None:
     "The record that a route leads to"
     return None if route.slot is None else self.registry.get(*route.key, route.as_of)
@@ -337,7 +339,7 @@ def count(self: TemporalLM, routes: list[Route]):
 
 TemporalLM.ask, TemporalLM.held, TemporalLM.explained, TemporalLM.count = ask, held, explained, count
 
-# %% ../nbs/40_temporal_lm.ipynb #19822bde
+# %% ../nbs/40_temporal_lm.ipynb #e6f5d7de
 def history(self: TemporalLM, subject: str, relation: str) -> list[Record]:
     "Every value a fact has had, oldest first"
     return self.registry.history(subject, relation)
@@ -350,7 +352,7 @@ def export(self: TemporalLM, path: str | Path) -> int:
     "Write the ledger as the seed project's `memory_registry.json`; how many slots it has there"
     return self.registry.export_json(path)
 
-# %% ../nbs/40_temporal_lm.ipynb #e1ad05a4
+# %% ../nbs/40_temporal_lm.ipynb #cf249bff
 def undo(self: TemporalLM, commit: int | None = None) -> int:
     "Take back a commit, by default the newest that counts; the number of the commit that does so. Undoing that one brings it back."
     with self.writing():
@@ -378,7 +380,7 @@ def undone(commits: list[tuple]) -> set[int]:
 
 TemporalLM.history, TemporalLM.diff, TemporalLM.export, TemporalLM.undo, TemporalLM.redo = history, diff, export, undo, redo
 
-# %% ../nbs/40_temporal_lm.ipynb #05558214
+# %% ../nbs/40_temporal_lm.ipynb #5343df8c
 def save(self: TemporalLM, folder: str | Path) -> Path:
     "Copy everything but the model to a new folder, which appears whole or not at all."
     with new_folder(Path(folder)) as beside:
