@@ -364,8 +364,9 @@ def render(
     if value is None: return question(form, subject, relation, date)
     return form.format(subject=subject, relation=relation_text(relation), date=date, value=value)
 
-# %% ../nbs/03_facts.ipynb #5f79691b
+# %% ../nbs/03_facts.ipynb #1399a465
 _TIME = re.compile(r"[12][0-9]{3}(?:-[0-9]{2}(?:-[0-9]{2})?)?")
+_LONGEST = 200  # no field is longer, in characters
 _SHORT = frozenset("dr. mr. mrs. ms. st. no. mt. ft. prof. jr. sr.".split())  # a point that ends no sentence
 
 def _is_field(
@@ -390,10 +391,10 @@ def _readings(
         return
     name, stop = parts[1:3]
     ends = [m.end()] if name == "date" and (m := _TIME.match(text)) and date_key(m[0]) is not None else []
-    if name != "date": ends = [m.start() for m in re.finditer(f"(?={re.escape(stop)})", text) if _is_field(name, text[:m.start()])]
+    if name != "date": ends = [m.start() for m in re.finditer(f"(?={re.escape(stop)})", text[:_LONGEST]) if _is_field(name, text[:m.start()])]
     for i in ends: yield from _readings(parts[2:], text[i:], found | {name: text[:i]})
 
-# %% ../nbs/03_facts.ipynb #d6ab476a
+# %% ../nbs/03_facts.ipynb #c8fecb0a
 def fact_in(
     text: str, # a passage
 ) -> Optional[Fact]: # None if no form fits, or if it can be read in two ways
@@ -406,7 +407,7 @@ def fact_in(
             if len(found) > 1: return None
     return Fact(*found.pop()) if found else None
 
-# %% ../nbs/03_facts.ipynb #bbf83ed0
+# %% ../nbs/03_facts.ipynb #d5c0bec2
 _DOCUMENT, _TITLE = "passage", re.compile("passage [0-9a-f]{12}")
 
 def document(
