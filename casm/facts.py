@@ -6,10 +6,10 @@
 __all__ = ['PROBE_KINDS', 'UPDATE_FORMS', 'PROBE_FORM', 'UNSEEN_FORM', 'BACKGROUND_FORMS', 'CasmError', 'canonical',
            'relation_text', 'date_key', 'check_time', 'TimeOrder', 'time_key', 'contains', 'check_text', 'Fact',
            'to_fact', 'Passage', 'Probe', 'normalize_answer', 'answers_match', 'value_key', 'token_f1', 'question',
-           'render', 'find_time', 'dated']
+           'render', 'fact_in', 'document', 'is_document', 'find_time', 'dated']
 
 # %% ../nbs/03_facts.ipynb #31124c6b
-import re, unicodedata
+import hashlib, re, unicodedata
 from dataclasses import dataclass, fields
 from datetime import date as Date
 from fractions import Fraction
@@ -363,6 +363,67 @@ def render(
     "The sentence `form` makes of a fact, or its prompt if `value` is None."
     if value is None: return question(form, subject, relation, date)
     return form.format(subject=subject, relation=relation_text(relation), date=date, value=value)
+
+# %% ../nbs/03_facts.ipynb #1399a465
+_TIME = re.compile(r"[12][0-9]{3}(?:-[0-9]{2}(?:-[0-9]{2})?)?")
+_LONGEST = 200  # no field is longer, in characters
+_SHORT = frozenset("dr. mr. mrs. ms. st. no. mt. ft. prof. jr. sr.".split())  # a point that ends no sentence
+
+def _is_field(
+    name: str, # "subject", "relation" or "value"
+    text: str, # what may stand there
+) -> bool:
+    "Is this short enough for the field, and all within one sentence?"
+    words = text.split()
+    ends = any(w[-1] in ".!?" and w.casefold() not in _SHORT and not (len(w) == 2 and w[0].isupper()) for w in words[:-1])
+    return bool(words) and text == text.strip() and len(words) <= 12 and not ends and "\n" not in text and (name == "value" or not re.search("[][,;:?!]", text))
+
+def _readings(
+    parts: list, # literal, field, literal, … literal
+    text: str,
+    found: dict, # fields so far
+):
+    "Yield every way to fill the fields so that `text` comes out."
+    if not text.startswith(parts[0]): return
+    text = text[len(parts[0]):]
+    if len(parts) == 1:
+        if not text: yield found
+        return
+    name, stop = parts[1:3]
+    ends = [m.end()] if name == "date" and (m := _TIME.match(text)) and date_key(m[0]) is not None else []
+    if name != "date": ends = [m.start() for m in re.finditer(f"(?={re.escape(stop)})", text[:_LONGEST]) if _is_field(name, text[:m.start()])]
+    for i in ends: yield from _readings(parts[2:], text[i:], found | {name: text[:i]})
+
+# %% ../nbs/03_facts.ipynb #c8fecb0a
+def fact_in(
+    text: str, # a passage
+) -> Optional[Fact]: # None if no form fits, or if it can be read in two ways
+    "The fact that a passage states in one of `BACKGROUND_FORMS`, valid from the date it names."
+    text = text.strip()
+    text, found = text if text.endswith(".") else f"{text}.", set()
+    for form in BACKGROUND_FORMS:
+        for r in _readings(re.split(r"\{(\w+)\}", form), text, {}):
+            found.add((r["subject"], r["relation"], r["value"], r["date"]))
+            if len(found) > 1: return None
+    return Fact(*found.pop()) if found else None
+
+# %% ../nbs/03_facts.ipynb #d5c0bec2
+_DOCUMENT, _TITLE = "passage", re.compile("passage [0-9a-f]{12}")
+
+def document(
+    text: str,
+    date: str, # the passage's
+    source: Optional[str]=None, # where it was read
+) -> Fact: # of relation "passage"
+    "A passage without a fact, as a fact about itself."
+    check_text("text", text)
+    return Fact(f"passage {hashlib.sha256(text.encode()).hexdigest()[:12]}", _DOCUMENT, text, date, source=source)
+
+def is_document(
+    key: tuple, # canonical (subject, relation)
+) -> bool:
+    "Is this the key of a `document`? A fact about some other passage is none."
+    return key[1] == _DOCUMENT and bool(_TITLE.fullmatch(key[0]))
 
 # %% ../nbs/03_facts.ipynb #7431c01f
 _YEAR = r"(?<![\w.,/$€£#-])([12][0-9]{3}(?:-[0-9]{2}(?:-[0-9]{2})?)?)(?![\w%°/-]|[.,:][0-9])"

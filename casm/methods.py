@@ -6,11 +6,11 @@
 __all__ = ['ROW_OPTIMIZERS', 'METHODS', 'Item', 'Answer', 'split_answer', 'Method', 'tensors_of', 'count_tokens', 'answer_plain',
            'Cost', 'trained_tensors', 'plain_state', 'check_method', 'load_plain', 'plain_cost', 'FullFT', 'LoRA',
            'SMF', 'smf_loss', 'smf_begin_step', 'smf_answer', 'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes',
-           'set_bank', 'CASM', 'casm_begin', 'slot_rows', 'casm_loss', 'casm_end', 'casm_answer', 'casm_tensors',
-           'casm_state', 'casm_load', 'casm_cost', 'make_method']
+           'set_bank', 'CASM', 'casm_begin', 'slot_rows', 'casm_loss', 'casm_end', 'casm_read', 'casm_answer',
+           'casm_tensors', 'casm_state', 'casm_load', 'casm_cost', 'make_method']
 
 # %% ../nbs/10_methods.ipynb #84097154
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,13 +19,13 @@ from torch import nn
 
 from .adapter import add_slots, casm_layer, encode, memory_of, reading, slot_bank
 from .checkpoint import State, hash_tensors
-from .facts import CasmError, Fact, Probe, dated
+from .facts import CasmError, Fact, Probe, dated, document
 from .generation import answer_of, generate
 from .memory import Access, lookup_hash, watching
 from .pretraining import LM, accesses, make_batch
 from .ranker import SCORES, count_rows, score_rows, select_rows, sum_counts, top_t
-from .registry import Registry
-from .router import default_router, opened, time_scope
+from .registry import Outcome, Registry
+from .router import Route, default_router, opened, time_scope
 from .slots import RowAdamW, RowSGD, SlotBank, commit, from_flat, open_slots, select, slot_bytes, to_flat, write_back
 
 # %% ../nbs/10_methods.ipynb #b452bfa9
@@ -46,7 +46,7 @@ class Answer:
 # %% ../nbs/10_methods.ipynb #444ee63d
 def split_answer(item: Item) -> tuple[str, str]:
     "A passage as (prompt, answer with its leading space); a passage without a fact is all answer."
-    if item.fact is None: return "", item.text
+    if item.fact is None or item.fact.value == item.text: return "", item.text
     head, value, tail = item.text.rpartition(f" {item.fact.value}")
     if not value: raise CasmError(f"passage {item.text!r} does not state its fact's value {item.fact.value!r}; write the value word for word")
     return head, value + tail
@@ -285,17 +285,25 @@ class CASM(Method):
         record = self.registry.get(probe.subject, probe.relation, probe.as_of)
         return record.slot if record else None
 
+    def plan(self, facts: list[Fact]) -> list[Outcome]:
+        "What recording `facts` would do"
+        return self.registry.plan(facts)
+
+    def record(self, facts: list[Fact], slots: list[int | None]) -> list[Outcome]:
+        "Commit `facts` with the slots that answer for them"
+        return self.registry.assert_facts(facts, slots=slots, bank=hash_tensors(self.tensors()), source=f"period {self.periods[-1]}")
+
 # %% ../nbs/10_methods.ipynb #a730e3d4
 def casm_begin(method: CASM, period: str, items: list[Item]) -> list[Item]:
-    "Open a slot for each fact the registry does not hold yet; items of the others are not trained"
-    method.periods.append(period)
-    if any(i.fact is None for i in items): raise CasmError("items: a passage without a fact; casm needs to know which fact a passage states")
+    "Open a slot for each fact the registry does not hold yet, a passage without one being a document; items of the others are not trained"
+    items = [replace(i, fact=i.fact or document(i.text, i.date)) for i in items]
     facts = list(dict.fromkeys(i.fact for i in items))
-    outcomes = method.registry.plan(facts)
+    outcomes = method.plan(facts)
     fresh = [f for f, o in zip(facts, outcomes) if o.kind != "same"]
     passages = {f: [] for f in fresh}
     for i in items: passages.get(i.fact, []).append(i)
     slots = open_slots(method.bank, [slot_rows(method, passages[f]) for f in fresh])
+    method.periods.append(period)
     method.slot_of = dict(zip(fresh, slots))
     method.pending = [(f, method.slot_of.get(f)) for f in facts]
     method.most = max(method.most, method.bank.param.numel() - method.bank.dim if fresh else 0)
@@ -322,20 +330,23 @@ def casm_end(method: CASM):
         commit(method.bank)
         method.bank.storage = method.bank.storage.half().float()     # what is read now is to the bit what will be loaded
     if method.pending:
-        facts, slots = zip(*method.pending)
-        method.registry.assert_facts(list(facts), slots=list(slots), bank=hash_tensors(method.tensors()), source=f"period {method.periods[-1]}")
+        method.record(*map(list, zip(*method.pending)))
     method.pending, method.slot_of = [], {}
 
 # %% ../nbs/10_methods.ipynb #b8cee014
-def casm_answer(method: CASM, questions: list[str], as_of: list[str | None]) -> list[Answer]:
-    "Route each question on its text and date alone, then decode through the slot that was chosen"
-    routes = method.router.route(questions, as_of)
+def casm_read(method: CASM, questions: list[str], routes: list[Route]) -> list[Answer]:
+    "Greedy answers, each through the slots that its route opens"
     prompts = [dated(q, r.as_of) for q, r in zip(questions, routes)]
     two = [(*opened(r), -1, -1)[:2] for r in routes]                # the slots of one fact, or of two in the order asked
     slots = two if any(b >= 0 for _, b in two) else [a for a, _ in two]
     texts = generate(method.lm.model, method.lm.tokenizer, prompts, slots, progress="casm answers")
     return [Answer(answer_of(t), r.slot, r.score) for t, r in zip(texts, routes)]
 
+def casm_answer(method: CASM, questions: list[str], as_of: list[str | None]) -> list[Answer]:
+    "Route each question on its text and date alone, then decode through the slot that was chosen"
+    return method.read(questions, method.router.route(questions, as_of))
+
+CASM.read = casm_read
 CASM.begin_period, CASM.loss, CASM.end_period, CASM.answer = casm_begin, casm_loss, casm_end, casm_answer
 
 # %% ../nbs/10_methods.ipynb #f4bdf735

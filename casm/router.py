@@ -7,7 +7,8 @@ __all__ = ['ASKING', 'NOUNS', 'FEATURES', 'Route', 'Scope', 'read_scope', 'time_
            'is_whole_name', 'overlap_score', 'KeyIndex', 'loose_score', 'Fit', 'fit_key', 'all_fits', 'pick_facts',
            'Found', 'Router', 'LexicalRouter', 'one_slip', 'Spelling', 'TypoRouter', 'Postings', 'LikenessRouter',
            'TfidfRouter', 'Bm25Router', 'passages_of', 'FingerprintRouter', 'HiddenRouter', 'Associations',
-           'LearnedRouter', 'CascadeRouter', 'default_router', 'opened', 'auroc', 'judge', 'route_report', 'calibrate']
+           'LearnedRouter', 'stems', 'name_stems', 'DocumentRouter', 'CascadeRouter', 'default_router', 'opened',
+           'auroc', 'judge', 'route_report', 'calibrate']
 
 # %% ../nbs/05_router.ipynb #445d0909
 import math, re, sqlite3, unicodedata
@@ -22,7 +23,7 @@ import torch
 from torch import nn
 
 # %% ../nbs/05_router.ipynb #56ab37cb
-from .facts import UPDATE_FORMS, CasmError, TimeOrder, canonical, date_key, find_time, relation_text, render, value_key
+from .facts import UPDATE_FORMS, CasmError, TimeOrder, canonical, date_key, find_time, is_document, relation_text, render, value_key
 from .ranker import BackgroundStats
 from .registry import Registry
 
@@ -216,6 +217,7 @@ class KeyIndex:
         self.runs, self.by_word, self.relations = {}, {}, {} # (subject, word) -> relations; key -> what it is
         self.used, self.ids, self.aliases = {}, {}, {} # word -> relations that use it; (kind, name) -> keys; relation -> aliases
         self.vocabulary = {} # every word of a name, in the order of arrival
+        self.documents = [] # keys of passages, which no question can name
 
     def add(self,
         keys: list, # (key_id, subject, relation) as `Registry.keys` gives them
@@ -224,6 +226,10 @@ class KeyIndex:
         taken = []
         for key_id, subject, relation in keys:
             self.last, key = key_id, (canonical(subject), canonical(relation))
+            if is_document(key):
+                self.relations[key_id] = (key, [], subject)
+                self.documents.append(key_id)
+                continue
             if not self._name_subject(subject, key[0]) or not read_words(relation).words: continue  # nothing but signs: no question can name it
             self.relations[key_id] = (key, [], f"the {relation_text(relation)} of {subject}")
             known = self.ids.setdefault(("relation", key[1]), [])
@@ -409,21 +415,26 @@ class Router:
 
     def forget(self):
         "Begin again with nothing taken in."
-        self.index, self.commit, self.aliases = KeyIndex(), 0, set()
+        self.index, self.commit, self.aliases, self.undone = KeyIndex(), 0, set(), set()
 
     def take(self, names: list):
         "Keep what a subclass needs of new (key_id, subject, relation)."
 
     def follow(self):
-        "Take in what the registry has learnt since. An alias that was undone makes it begin again."
+        "Take in what the registry has learnt since. An alias or a key that was undone, or redone, makes it begin again."
         commit = self.registry.last_commit
         if commit == self.commit: return
         aliases = {(kind, *a) for kind in ("subject", "relation") for a in self.registry.aliases(kind)}
-        if not self.aliases <= aliases: self.forget()
-        names = self.index.add(self.registry.keys(after=self.index.last))
+        undone = self.registry.undone_keys()
+        if not self.aliases <= aliases or any(k <= self.index.last for k in undone ^ self.undone): self.forget()
+        names = self.index.add([k for k in self.registry.keys(after=self.index.last) if k[0] not in undone])
         for kind, _, alias, name in sorted(aliases - self.aliases, key=lambda a: a[1]): names += self.index.add_alias(kind, alias, name)
         self.take(names)
-        self.commit, self.aliases = commit, aliases
+        self.commit, self.aliases, self.undone = commit, aliases, undone
+
+    def find_at(self, questions: list, scopes: list) -> list:
+        "As `find`, for routers to which the `Scope` of each question matters."
+        return self.find(questions)
 
     def route(self,
         questions: list, # of str
@@ -438,7 +449,7 @@ class Router:
         scopes = [read_scope(q, t, now, order) for q, t in zip(questions, as_of)]
         for s in scopes:
             if s.moment is not None: order.key(s.moment)
-        routes = [[self._route(f, s) for f in found] for found, s in zip(self.find(questions), scopes)]
+        routes = [[self._route(f, s) for f in found] for found, s in zip(self.find_at(questions, scopes), scopes)]
         return [first._replace(also=also[0]) if also else first for first, *also in routes]
 
 # %% ../nbs/05_router.ipynb #da1850fa
@@ -446,7 +457,7 @@ def _route(self, found, scope):
     "`Found` at a time as a `Route`."
     if found.key_id is None: return Route(None, found.score, None, scope.moment, f"No slot: {found.why}.")
     key, _, what = self.index.relations[found.key_id]
-    if scope.previous and _PREVIOUS.search(key[1]): scope = Scope(scope.moment)  # the word belongs to the relation
+    if is_document(key) or scope.previous and _PREVIOUS.search(key[1]): scope = Scope(scope.moment)  # the word belongs to the text or the relation
     held, t, why = resolve(self.registry, key, scope)
     if held is None: return Route(None, found.score, key, t, f"No slot: the registry has {why} for {what} at {t}.")
     window = f"from {held.valid_from} " + (f"until {held.valid_until}" if held.valid_until else "on")
@@ -889,6 +900,75 @@ def _find_pair(self, ids, x):
 
 LearnedRouter.find, LearnedRouter.find_pair = _find_pairs, _find_pair
 
+# %% ../nbs/05_router.ipynb #a7c87aa1
+_HOW = frozenset(("many", "much", "often"))
+_ENDING = re.compile(r"(?<=[^\W\d_]{3})(?:ings?|ed|e?rs?|es?|s)$")
+
+def stems(text: str) -> set:
+    "The telling words of a text, less their endings; years are none."
+    return {_ENDING.sub("", w) for w in read_words(text).words if w not in ASKING | _HOW and date_key(w) is None}
+
+def name_stems(question: str) -> set:
+    "The `stems` of the names and numbers in a question; that a sentence begins with a capital makes no name."
+    words, capital, _ = read_words(question)
+    return stems(" ".join(w for i, w in enumerate(words) if capital[i] and (i or capital[1:2] == (True,))))
+
+# %% ../nbs/05_router.ipynb #321dde1b
+class DocumentRouter(Router):
+    "Routes to the passage in force that holds the question's telling words; abstains where the question names a subject of the registry."
+    name = "documents"
+    def __init__(self,
+        typos: TypoRouter, # knows the subjects, and mends their names
+        threshold: float=.6,
+    ):
+        self.typos = typos
+        super().__init__(typos.registry, threshold, typos.now)
+
+    def forget(self):
+        super().forget()
+        self.stems, self.standing = {}, {} # document -> its stems; moment -> the documents in force
+
+    def follow(self):
+        self.typos.follow()
+        self.index = self.typos.index
+        if self.commit != self.typos.commit: self.commit, self.standing = self.typos.commit, {}
+
+    def in_force(self, moment: str) -> list:
+        "Keys of the passages that are in force."
+        if moment not in self.standing:
+            records = {k: self.registry.get(*self.index.relations[k][0], moment) for k in self.index.documents}
+            self.standing[moment] = [k for k, r in records.items() if r]
+            for k in self.standing[moment]:
+                if k not in self.stems: self.stems[k] = stems(records[k].value)
+        return self.standing[moment]
+
+    def find(self, questions): return self.find_at(questions, [Scope(self.now or self.registry.now())]*len(questions))
+    def find_at(self, questions, scopes): return [[self.find_document(q, s.moment)] for q, s in zip(questions, scopes)]
+
+# %% ../nbs/05_router.ipynb #7744225e
+def _names_subject(self, question: str) -> bool:
+    "Does the question, or what it becomes when a slip is mended, hold a subject of the registry, be it within a longer name?"
+    texts = [read_words(t) for t in (question, *(t for t, _ in self.typos.mended(question)))]
+    return any(self.index.subject_spans(t) for t in texts)
+
+def _find_document(self, question: str, moment: Optional[str]) -> Found:
+    "The passage that covers most of the question, if it covers enough and no other covers as much."
+    if not self.index.documents or not (keys := self.in_force(moment)): return Found(None, 0., "no passage is in force")
+    if self.names_subject(question): return Found(None, 0., "the question names a subject of the registry, for which passages do not answer")
+    asked, names = stems(question), name_stems(question)
+    shared = {k: asked & self.stems[k] for k in keys}
+    held = Counter(w for words in shared.values() for w in words)
+    weight = {w: math.log(1 + len(keys) / (held[w] + .5)) for w in asked}
+    scores = {k: math.fsum(weight[w] for w in words) / math.fsum(weight.values()) for k, words in shared.items() if len(words) > 1 and names <= words}
+    if not scores: return Found(None, 0., "no passage holds two telling words of the question, and all names in it")
+    best = max(scores, key=scores.get)
+    score, what, said = scores[best], self.index.relations[best][2], f"{len(shared[best])} of {len(asked)} telling words"
+    if score < self.threshold: return Found(None, score, f"the likest is {what}, which covers {score:.2f} of the question where {self.threshold:.2f} is needed")
+    if sum(s >= score - 1e-9 for s in scores.values()) > 1: return Found(None, score, f"{what} and another cover the question equally well")
+    return Found(best, score, f"it has {said} of the question")
+
+DocumentRouter.names_subject, DocumentRouter.find_document = _names_subject, _find_document
+
 # %% ../nbs/05_router.ipynb #b4c7f0f7
 class CascadeRouter(Router):
     "The first of several routers that finds a key decides."
@@ -906,18 +986,21 @@ class CascadeRouter(Router):
         for s in self.stages: s.follow()
         self.index = self.stages[0].index
 
-    def find(self, questions):
-        found = self.stages[0].find(questions)
+    def find(self, questions): return self.find_at(questions, [Scope(self.now or self.registry.now())]*len(questions))
+
+    def find_at(self, questions, scopes):
+        found = self.stages[0].find_at(questions, scopes)
         for s in self.stages[1:]:
             open_ = [i for i, f in enumerate(found) if f[0].key_id is None]
-            for i, f in zip(open_, s.find([questions[i] for i in open_])):
+            for i, f in zip(open_, s.find_at([questions[i] for i in open_], [scopes[i] for i in open_])):
                 found[i] = f if f[0].key_id is not None else [max(found[i][0], f[0], key=lambda x: x.score)]
         return found
 
 # %% ../nbs/05_router.ipynb #881b7717
 def default_router(registry: Registry, now: Optional[str]=None) -> CascadeRouter:
-    "Registry matching, then slips of the finger: of the routers measured here, the one that answers most without opening a wrong slot."
-    return CascadeRouter([LexicalRouter(registry, now=now), TypoRouter(registry, now=now)], now)
+    "Registry matching, then slips of the finger: of the routers measured here, the one that answers most without opening a wrong slot. Last come passages."
+    typos = TypoRouter(registry, now=now)
+    return CascadeRouter([LexicalRouter(registry, now=now), typos, DocumentRouter(typos)], now)
 
 # %% ../nbs/05_router.ipynb #a7b5c110
 def opened(route: Route) -> tuple:
