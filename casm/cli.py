@@ -176,7 +176,7 @@ def add_ask(commands):
     p.add_argument("--seed", type=int, metavar="N", help="which seed's (default: the first)")
     p.add_argument("--explain", action="store_true", help="also print where the answer came from")
 
-# %% ../nbs/50_cli.ipynb #44c5a8ef
+# %% ../nbs/50_cli.ipynb #d641c4e8
 def opened(folder: str):
     "The memory in a folder"
     quiet()
@@ -200,7 +200,7 @@ def learn_command(args):
         print(told_learnt(outcomes, unread, lm))
     print(f"results: {folder}")
 
-# %% ../nbs/50_cli.ipynb #9ed66da6
+# %% ../nbs/50_cli.ipynb #d8ae5f68
 def begun(folder: Path, model: str | None):
     "A new memory"
     quiet()
@@ -220,7 +220,7 @@ def told_learnt(outcomes: list, unread: list[str], lm) -> str:
 
 def named(x) -> str: return f"{relation_text(x.relation)} of {x.subject}"
 
-# %% ../nbs/50_cli.ipynb #ee52149d
+# %% ../nbs/50_cli.ipynb #6cee156e
 def add_learn(commands):
     p = command(commands, "learn", learn_command, "teach a memory the facts and passages in a file", "casm learn facts.csv --memory my-memory", stopped="nothing was learnt")
     p.add_argument("file", help="records with subject, relation, value, valid_from (.jsonl, .csv), entity, relation, value_YEAR… (.json), or text, date (.jsonl, .csv, or .txt with a text a line)")
@@ -232,7 +232,7 @@ def add_learn(commands):
 
 def add_folder(p: Parser, help: str = "folder of the memory"): p.add_argument("--memory", required=True, metavar="DIR", help=help)
 
-# %% ../nbs/50_cli.ipynb #4d029cdd
+# %% ../nbs/50_cli.ipynb #8c725276
 def history_command(args):
     "Print every value a fact has had"
     with opened(args.memory) as lm: records = lm.history(args.subject, args.relation)
@@ -259,7 +259,7 @@ def export_command(args):
     print(f"{n} slots")
     print(f"results: {args.out}")
 
-# %% ../nbs/50_cli.ipynb #68e06306
+# %% ../nbs/50_cli.ipynb #3bae63ef
 def add_ledger(commands):
     p = command(commands, "history", history_command, "list every value a fact of a memory has had", 'casm history "Torvik Harbour" "pilot boat" --memory my-memory', stopped="nothing was changed")
     p.add_argument("subject")

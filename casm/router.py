@@ -264,16 +264,16 @@ class KeyIndex:
         self.vocabulary.update(dict.fromkeys(name))
         return True
 
-    def _name_relation(self, key_id, text):
-        (subject, _), tellings, _ = self.relations[key_id]
-        run = read_words(text).words
-        telling = frozenset(_telling(run))
-        tellings.append(telling)
-        self.runs.setdefault((subject, run[0]), []).append((run, key_id))
-        for w in telling: self.by_word.setdefault((subject, w), []).append(key_id)
-        self.vocabulary.update(dict.fromkeys(run))
-
 # %% ../nbs/05_router.ipynb #0b23eeab
+def _name_relation(index, key_id, text):
+    (subject, _), tellings, _ = index.relations[key_id]
+    run = read_words(text).words
+    telling = frozenset(_telling(run))
+    tellings.append(telling)
+    index.runs.setdefault((subject, run[0]), []).append((run, key_id))
+    for w in telling: index.by_word.setdefault((subject, w), []).append(key_id)
+    index.vocabulary.update(dict.fromkeys(run))
+
 def _weight(index: KeyIndex, word: str) -> float:
     "How much a word says: the fewer relations use it, the more."
     return math.log(1 + index.distinct / (1 + index.used.get(word, 0)))
@@ -288,7 +288,7 @@ def _subject_spans(index: KeyIndex, text: Words) -> list:
         covered = max(covered, *joined[-1:], 0)
     return found
 
-KeyIndex.weight, KeyIndex.subject_spans = _weight, _subject_spans
+KeyIndex._name_relation, KeyIndex.weight, KeyIndex.subject_spans = _name_relation, _weight, _subject_spans
 
 # %% ../nbs/05_router.ipynb #55f485c7
 def loose_score(
@@ -900,7 +900,7 @@ def _find_pair(self, ids, x):
 
 LearnedRouter.find, LearnedRouter.find_pair = _find_pairs, _find_pair
 
-# %% ../nbs/05_router.ipynb #a7c87aa1
+# %% ../nbs/05_router.ipynb #712500d0
 _HOW = frozenset(("many", "much", "often"))
 _ENDING = re.compile(r"(?<=[^\W\d_]{3})(?:ings?|ed|e?rs?|es?|s)$")
 
@@ -913,7 +913,7 @@ def name_stems(question: str) -> set:
     words, capital, _ = read_words(question)
     return stems(" ".join(w for i, w in enumerate(words) if capital[i] and (i or capital[1:2] == (True,))))
 
-# %% ../nbs/05_router.ipynb #321dde1b
+# %% ../nbs/05_router.ipynb #99c0c0e2
 class DocumentRouter(Router):
     "Routes to the passage in force that holds the question's telling words; abstains where the question names a subject of the registry."
     name = "documents"
@@ -945,7 +945,7 @@ class DocumentRouter(Router):
     def find(self, questions): return self.find_at(questions, [Scope(self.now or self.registry.now())]*len(questions))
     def find_at(self, questions, scopes): return [[self.find_document(q, s.moment)] for q, s in zip(questions, scopes)]
 
-# %% ../nbs/05_router.ipynb #7744225e
+# %% ../nbs/05_router.ipynb #19566ad6
 def _names_subject(self, question: str) -> bool:
     "Does the question, or what it becomes when a slip is mended, hold a subject of the registry, be it within a longer name?"
     texts = [read_words(t) for t in (question, *(t for t, _ in self.typos.mended(question)))]

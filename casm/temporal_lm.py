@@ -8,7 +8,7 @@ __all__ = ['FORMAT', 'SETTINGS', 'RECIPE', 'Lesson', 'lesson_of', 'passage_lesso
            'writing', 'check_lengths', 'learn', 'refuse', 'teach', 'Explanation', 'ask', 'held', 'explained', 'count',
            'history', 'diff', 'export', 'undo', 'redo', 'undone', 'save']
 
-# %% ../nbs/40_temporal_lm.ipynb #ea107c3b
+# %% ../nbs/40_temporal_lm.ipynb #ef356818
 import json
 import os
 import shutil
@@ -34,7 +34,7 @@ from .slots import truncate
 from .store import clean_bank, commit_bank, load_bank, parts_of
 from .trainer import TrainConfig, train_period
 
-# %% ../nbs/40_temporal_lm.ipynb #06442059
+# %% ../nbs/40_temporal_lm.ipynb #fe3a8825
 class Lesson(NamedTuple):
     "A fact and the texts that teach it."
     fact: Fact
@@ -60,7 +60,7 @@ def lesson_of(
     fact = fact if fact.source or source is None else replace(fact, source=source)
     return Lesson(fact, [p.text for p in fact_passages([fact])])
 
-# %% ../nbs/40_temporal_lm.ipynb #11b40814
+# %% ../nbs/40_temporal_lm.ipynb #b731cd66
 def passage_lesson(passage: Passage, period: str | None, source: str | None) -> Lesson:
     "See `lesson_of`"
     text, fact, date = passage.text, passage.fact or fact_in(passage.text), passage.date or period
@@ -71,7 +71,7 @@ def passage_lesson(passage: Passage, period: str | None, source: str | None) -> 
     split_answer(Item(text, fact, fact.valid_from))                    # it must state the value word for word
     return Lesson(fact, [*(p.text for p in fact_passages([fact])), text], text)
 
-# %% ../nbs/40_temporal_lm.ipynb #c085dcc6
+# %% ../nbs/40_temporal_lm.ipynb #708675b3
 def judge(
     registry: Registry, records: list,  # as for `lesson_of`
     places: list[str], sources: list[str | None],  # parallel
@@ -88,7 +88,7 @@ def judge(
             out[i] = o._replace(fact=records[i], why=f"{places[i]}: {o.why.partition(', ')[2]}")
     return out
 
-# %% ../nbs/40_temporal_lm.ipynb #71d20438
+# %% ../nbs/40_temporal_lm.ipynb #48e241ad
 FORMAT, SETTINGS = 1, "temporal_lm.json"
 RECIPE = {"rows": 96}, TrainConfig(lr=2e-1)  # casm's among the recipes of `experiments`
 
@@ -103,7 +103,7 @@ def read_settings(folder: Path) -> dict:
     if missing := {"model", "memory", "method", "train"} - found.keys(): raise CasmError(f"{path}: lacks {min(missing)!r}; restore it")
     return found
 
-# %% ../nbs/40_temporal_lm.ipynb #48bc976e
+# %% ../nbs/40_temporal_lm.ipynb #7abcf50e
 @contextmanager
 def new_folder(folder: Path):
     "Within the block, a folder to fill, which then takes its name, durably. Raises `CasmError` when something is there already, or it can't be written."
@@ -123,7 +123,7 @@ def new_folder(folder: Path):
     except OSError as e: raise CasmError(f"{folder} cannot be written ({e.strerror or e}); make room, or give a folder you may write to") from e
     finally: shutil.rmtree(beside, ignore_errors=True)
 
-# %% ../nbs/40_temporal_lm.ipynb #c3317bea
+# %% ../nbs/40_temporal_lm.ipynb #ee50c9ff
 def load_model(name: str | None) -> LM:
     "A model with a memory, on the device that trains; None is the tiny one. Raises `CasmError` when it has no memory."
     if name is not None and not (Path(name) / "memory").is_dir():
@@ -132,7 +132,7 @@ def load_model(name: str | None) -> LM:
     lm.model.to(Accelerator().device)
     return lm
 
-# %% ../nbs/40_temporal_lm.ipynb #30c1901f
+# %% ../nbs/40_temporal_lm.ipynb #c38182d8
 class StoredCASM(CASM):
     "`CASM` whose commits go to a folder, registry and slots together."
     def __init__(self, folder: Path, rows: int):
@@ -147,7 +147,7 @@ class StoredCASM(CASM):
         self.outcomes = commit_bank(self.folder / "slots", self.bank, self.registry, bank_memory(self.lm.model),
                                     lambda name: write(facts, slots=slots, bank=name, source=self.source, passages=passages))
 
-# %% ../nbs/40_temporal_lm.ipynb #bce0db25
+# %% ../nbs/40_temporal_lm.ipynb #83d47a8a
 @contextmanager
 def restored(method: StoredCASM):
     "What stops the block, a refusal or Ctrl-C, leaves the method and its folder, of which the caller holds the lock, as they were"
@@ -161,7 +161,7 @@ def restored(method: StoredCASM):
         with suppress(OSError, CasmError): clean_bank(method.folder / "slots", method.registry.bank)      # a file that no commit names
         raise
 
-# %% ../nbs/40_temporal_lm.ipynb #a43c9f7c
+# %% ../nbs/40_temporal_lm.ipynb #3d042584
 class TemporalLM:
     "A language model that learns facts and passages, and answers as of any date. Made by `create`, opened by `load`."
     def __init__(self, folder: str | Path, model: str | Path | None = None):  # see `load`
@@ -200,7 +200,7 @@ class TemporalLM:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
-# %% ../nbs/40_temporal_lm.ipynb #82c12f8e
+# %% ../nbs/40_temporal_lm.ipynb #b7a142bf
 def attach_slots(lm: LM, method: StoredCASM) -> StoredCASM:
     "Put the method's slots over the model"
     method.prepare(lm)
@@ -221,7 +221,7 @@ def refresh(self: TemporalLM, method: StoredCASM):
     c = memory_of(method.lm.model).config
     use_bank(method.lm.model, load_bank(self.folder / "slots", self.registry, c.num_rows, c.value_dim, self.settings["memory"]))
 
-# %% ../nbs/40_temporal_lm.ipynb #37b89019
+# %% ../nbs/40_temporal_lm.ipynb #8e9c7581
 def the_method(self: TemporalLM) -> StoredCASM:
     "The model with its slots, loaded when first asked for"
     return self.opened(self.attach(load_model(self.settings["model"]), StoredCASM(self.folder, **self.settings["method"])))
@@ -230,7 +230,7 @@ TemporalLM.attach, TemporalLM.opened, TemporalLM.refresh = staticmethod(attach_s
 TemporalLM.method = cached_property(the_method)
 TemporalLM.method.__set_name__(TemporalLM, "method")
 
-# %% ../nbs/40_temporal_lm.ipynb #a005c89c
+# %% ../nbs/40_temporal_lm.ipynb #d5980b7e
 @contextmanager
 def writing(self: TemporalLM):
     "Hold the folder against every other writer. Raises `CasmError` at once when one holds it, or it can't be written."
@@ -250,7 +250,7 @@ def check_lengths(method: StoredCASM, lessons: list[Lesson | Outcome], records: 
 
 TemporalLM.writing = writing
 
-# %% ../nbs/40_temporal_lm.ipynb #56a1b5ca
+# %% ../nbs/40_temporal_lm.ipynb #c735b3a9
 def learn(self: TemporalLM,
     records,  # facts, passages, texts, or dicts with the fields of a fact or passage; or one of these
     period: str | None = None,  # the date of records without one
@@ -279,7 +279,7 @@ def refuse(lessons: list[Lesson | Outcome], skip_bad: bool):
     bad = [] if skip_bad else [x.why for x in lessons if isinstance(x, Outcome)]
     if bad: raise CasmError(f"{bad[0]}{f' (and {len(bad) - 1} more)' if bad[1:] else ''}; nothing was learnt")
 
-# %% ../nbs/40_temporal_lm.ipynb #b6be7757
+# %% ../nbs/40_temporal_lm.ipynb #7bc1d5bb
 def teach(self: TemporalLM, lessons: list[Lesson], source: str | None, correct: bool) -> list[Outcome]:
     "Train the slots of lessons that can stand, and commit; an outcome each"
     m, items = self.method, list(dict.fromkeys(i for x in lessons for i in x.items))
@@ -293,7 +293,7 @@ def teach(self: TemporalLM, lessons: list[Lesson], source: str | None, correct: 
 
 TemporalLM.learn, TemporalLM.teach = learn, teach
 
-# %% ../nbs/40_temporal_lm.ipynb #724fb01c
+# %% ../nbs/40_temporal_lm.ipynb #b48e0032
 class Explanation(NamedTuple):
     "An answer and where it comes from."
     answer: str
@@ -319,7 +319,7 @@ def ask(self: TemporalLM,
     said = answers if explain else [a.answer for a in answers]
     return said[0] if isinstance(question, str) else said
 
-# %% ../nbs/40_temporal_lm.ipynb #737a0187
+# %% ../nbs/40_temporal_lm.ipynb #fffa8bc3
 def held(self: TemporalLM, route: Route) -> Record | None:
     "The record that a route leads to"
     return None if route.slot is None else self.registry.get(*route.key, route.as_of)
@@ -339,7 +339,7 @@ def count(self: TemporalLM, routes: list[Route]):
 
 TemporalLM.ask, TemporalLM.held, TemporalLM.explained, TemporalLM.count = ask, held, explained, count
 
-# %% ../nbs/40_temporal_lm.ipynb #f81def0a
+# %% ../nbs/40_temporal_lm.ipynb #da155dca
 def history(self: TemporalLM, subject: str, relation: str) -> list[Record]:
     "Every value a fact has had, oldest first"
     return self.registry.history(subject, relation)
@@ -352,7 +352,7 @@ def export(self: TemporalLM, path: str | Path) -> int:
     "Write the ledger as the seed project's `memory_registry.json`; how many slots it has there"
     return self.registry.export_json(path)
 
-# %% ../nbs/40_temporal_lm.ipynb #4051225f
+# %% ../nbs/40_temporal_lm.ipynb #714e6a7f
 def undo(self: TemporalLM, commit: int | None = None) -> int:
     "Take back a commit, by default the newest that counts; the number of the commit that does so. Undoing that one brings it back."
     with self.writing():
@@ -380,7 +380,7 @@ def undone(commits: list[tuple]) -> set[int]:
 
 TemporalLM.history, TemporalLM.diff, TemporalLM.export, TemporalLM.undo, TemporalLM.redo = history, diff, export, undo, redo
 
-# %% ../nbs/40_temporal_lm.ipynb #fb94ff14
+# %% ../nbs/40_temporal_lm.ipynb #5f1df9f7
 def save(self: TemporalLM, folder: str | Path) -> Path:
     "Copy everything but the model to a new folder, which appears whole or not at all."
     with new_folder(Path(folder)) as beside:
