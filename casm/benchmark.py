@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['STREAMS', 'ONSETS', 'NUCLEI', 'CODAS', 'BACKGROUND_SYLLABLES', 'DOMAINS', 'QUALIFIERS', 'KINDS', 'WORDINGS',
-           'QUALIFIER_WORDINGS', 'HALVES', 'HARD_FORMS', 'FIT_FORMS', 'HARD_KINDS', 'FIT_KINDS', 'SeedRecord',
-           'current', 'earlier_values', 'later_values', 'never_changed', 'Benchmark', 'check_periods', 'check_record',
-           'read_facts', 'load_json', 'read_record', 'write_facts', 'period_facts', 'changes', 'fact_passages',
-           'period_probes', 'golden_passages', 'golden_probes', 'is_background', 'invent_word', 'Relation', 'relations',
-           'invent_value', 'generate', 'generate_chains', 'rename', 'undated_probes', 'between_probes', 'stray_probes',
-           'thesaurus', 'HardQuestion', 'misspell', 'invent_aliases', 'add_twins', 'hard_questions', 'fit_questions']
+           'QUALIFIER_WORDINGS', 'HALVES', 'HARD_FORMS', 'FIT_FORMS', 'HARD_KINDS', 'FIT_KINDS', 'USE_FORMS',
+           'USE_KINDS', 'SeedRecord', 'current', 'earlier_values', 'later_values', 'never_changed', 'Benchmark',
+           'check_periods', 'check_record', 'read_facts', 'load_json', 'read_record', 'write_facts', 'period_facts',
+           'changes', 'fact_passages', 'period_probes', 'golden_passages', 'golden_probes', 'is_background',
+           'invent_word', 'Relation', 'relations', 'invent_value', 'generate', 'generate_chains', 'rename',
+           'undated_probes', 'between_probes', 'stray_probes', 'thesaurus', 'HardQuestion', 'misspell',
+           'invent_aliases', 'add_twins', 'hard_questions', 'fit_questions', 'UseQuestion', 'use_exercise',
+           'use_questions']
 
 # %% ../nbs/20_benchmark.ipynb #7a3d39c8
 import json, os, random, re, reprlib
@@ -779,3 +781,61 @@ def hard_questions(
 def fit_questions(benchmark: Benchmark, seed: int = 0, per_kind: int = 200) -> list[HardQuestion]:
     "Questions to fit a router on, in other forms and with the other half of the thesaurus. Fit on one benchmark, test on another."
     return _questions(benchmark, seed, per_kind, "fit", FIT_KINDS)
+
+# %% ../nbs/20_benchmark.ipynb #5cd8247a
+@dataclass(frozen=True)
+class UseQuestion:
+    "A prompt that wants more of a fact than its value."
+    question: str
+    answer: str  # what must follow, without the point at its end
+    kind: str  # one of `USE_KINDS`
+    as_of: str | None  # the date asked about; None where the question spans two
+    gold: tuple[str, str]  # subject and relation; for scoring only
+
+USE_FORMS = {
+    "inverse": "In {date}, which {sort} has the {relation} {value}? {subject}.",
+    "yes_no": "Is the {relation} of {subject} in {date} {said}? {verdict}.",
+    "changed": "Did the {relation} of {subject} change between {since} and {date}? {verdict}.",
+    "sentence": "All who came in {date} wrote that the {relation} of {subject} was {value}, and went home."}
+USE_KINDS = tuple(USE_FORMS)
+
+# %% ../nbs/20_benchmark.ipynb #cd9fa6d0
+def use_exercise(
+    kind: str,  # one of `USE_KINDS`
+    subject: str, relation: str, value: str, date: str,
+    other: str = "",  # "yes_no": a wrong value to ask about; "changed": the value at `since`. Empty: the value itself
+    since: str = "",  # "changed" only
+) -> tuple[str, str]:  # the prompt, and what follows it with its leading space
+    "A fact in a form that wants more than its value."
+    if kind not in USE_KINDS: raise CasmError(f"kind is {kind!r}; allowed are {', '.join(USE_KINDS)}")
+    verdict = "no" if bool(other) and not answers_match(other, value) else "yes"
+    if kind == "changed": verdict = "yes" if verdict == "no" else "no"
+    head, mark, tail = USE_FORMS[kind].partition({"inverse": "{subject}", "sentence": "{value}"}.get(kind, "{verdict}"))
+    names = dict(sort=subject.split()[-1].lower(), subject=subject, relation=relation_text(relation), value=value, said=other or value, date=date, since=since, verdict=verdict)
+    return head.format(**names).rstrip(), f" {(mark + tail).format(**names)}"
+
+# %% ../nbs/20_benchmark.ipynb #38b5b9d7
+def use_questions(
+    benchmark: Benchmark,
+    seed: int = 0,
+    per_kind: int = 50,  # questions of each kind; fewer where fewer facts changed
+) -> list[UseQuestion]:  # grouped by kind
+    "Facts that changed, in forms that want more than their value. The same on every machine."
+    if not isinstance(per_kind, int) or per_kind < 1: raise CasmError(f"per_kind is {per_kind!r}; give at least 1")
+    rng, ends = random.Random(f"uses-{seed}"), (benchmark.periods[0], benchmark.periods[-1])
+    moved = [r for r in benchmark.records if not answers_match(r.values[ends[0]], r.values[ends[1]])]
+    out = []
+    for kind in USE_KINDS:
+        drawn = rng.sample(moved, len(moved)) if kind != "changed" else rng.sample(benchmark.records, len(benchmark.records))
+        asked = [q for i, r in enumerate(drawn) if (q := _use(benchmark, kind, r, ends[i // 2 % 2], ends[1 - i // 2 % 2], i % 2))]
+        if kind == "changed": asked = [q for pair in zip(*([q for q in asked if q.answer == a] for a in ("yes", "no"))) for q in pair]
+        out += asked[:per_kind]
+    return out
+
+def _use(benchmark, kind, r, date, elsewhere, true):
+    "One question, or None where it would have two answers."
+    if kind == "changed": date, elsewhere = benchmark.periods[-1], benchmark.periods[0]
+    if kind == "inverse" and sum(canonical(x.relation) == r.key[1] and answers_match(x.values[date], r.values[date]) for x in benchmark.records) > 1: return None
+    other = r.values[elsewhere] if kind == "changed" or (kind == "yes_no" and not true) else ""
+    head, answer = use_exercise(kind, r.entity, r.relation, r.values[date], date, other, elsewhere)
+    return UseQuestion(head, answer.strip().removesuffix("."), kind, None if kind == "changed" else date, (r.entity, r.relation))

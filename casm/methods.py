@@ -265,9 +265,10 @@ def set_bank(model: nn.Module, tensors: dict[str, torch.Tensor]) -> SlotBank:
 class CASM(Method):
     "Contradiction-aware sparse memory: a copy-on-write slot for each new or changed fact, chosen at question time by a router."
     name = "casm"
-    def __init__(self, rows: int = 96):
+    def __init__(self, rows: int = 96, score: str = "tf"):
         super().__init__()
-        self.rows, self.most, self.registry, self.pending, self.slot_of = rows, 0, Registry(), [], {}
+        if score not in SCORES: raise CasmError(f"score={score!r}: choose from {', '.join(SCORES)}")
+        self.rows, self.score, self.most, self.registry, self.pending, self.slot_of = rows, score, 0, Registry(), [], {}
 
     def prepare(self, lm: LM):
         "Register what the start checkpoint already knows, without slots"
@@ -311,11 +312,11 @@ def casm_begin(method: CASM, period: str, items: list[Item]) -> list[Item]:
 
 # %% ../nbs/10_methods.ipynb #06a3216c
 def slot_rows(method: CASM, items: list[Item]) -> torch.Tensor:
-    "The rows for a slot: those that its passages read most where the answer is predicted. int64 (<=rows,)"
+    "The rows for a slot: those of highest score where its passages' answers are predicted. int64 (<=rows,)"
     x = tensors_of(method, items)
     predicts = torch.zeros_like(x["labels"], dtype=torch.bool)
     predicts[:, :-1] = x["labels"][:, 1:] >= 0                  # position i predicts token i + 1
-    return select_rows(torch.cat(accesses(method.lm.model, x, predicts)), method.lm.stats, method.rows, "tf")
+    return select_rows(torch.cat(accesses(method.lm.model, x, predicts)), method.lm.stats, method.rows, method.score)
 
 # %% ../nbs/10_methods.ipynb #ccc9a523
 def casm_loss(method: CASM, batch: list[Item]) -> torch.Tensor:
