@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 
 from .benchmark import STREAMS, Benchmark, generate, never_changed, read_facts
 from .datasets import read_records, read_texts
-from .facts import BACKGROUND_FORMS, CasmError, canonical, question, relation_text, time_key
+from .facts import BACKGROUND_FORMS, CasmError, canonical, is_document, question, relation_text, time_key
 
 # %% ../nbs/50_cli.ipynb #a66de16a
 class Parser(argparse.ArgumentParser):
@@ -176,7 +176,7 @@ def add_ask(commands):
     p.add_argument("--seed", type=int, metavar="N", help="which seed's (default: the first)")
     p.add_argument("--explain", action="store_true", help="also print where the answer came from")
 
-# %% ../nbs/50_cli.ipynb #d641c4e8
+# %% ../nbs/50_cli.ipynb #97e06ef5
 def opened(folder: str):
     "The memory in a folder"
     quiet()
@@ -200,7 +200,7 @@ def learn_command(args):
         print(told_learnt(outcomes, unread, lm))
     print(f"results: {folder}")
 
-# %% ../nbs/50_cli.ipynb #d8ae5f68
+# %% ../nbs/50_cli.ipynb #e48e80b8
 def begun(folder: Path, model: str | None):
     "A new memory"
     quiet()
@@ -218,9 +218,9 @@ def told_learnt(outcomes: list, unread: list[str], lm) -> str:
     if stood: lines.append(f"commit {n}; casm undo {n} --memory {shlex.quote(str(lm.folder))} takes it back")
     return "\n".join(lines)
 
-def named(x) -> str: return f"{relation_text(x.relation)} of {x.subject}"
+def named(x) -> str: return x.subject if is_document((canonical(x.subject), canonical(x.relation))) else f"{relation_text(x.relation)} of {x.subject}"
 
-# %% ../nbs/50_cli.ipynb #6cee156e
+# %% ../nbs/50_cli.ipynb #e9011cae
 def add_learn(commands):
     p = command(commands, "learn", learn_command, "teach a memory the facts and passages in a file", "casm learn facts.csv --memory my-memory", stopped="nothing was learnt")
     p.add_argument("file", help="records with subject, relation, value, valid_from (.jsonl, .csv), entity, relation, value_YEAR… (.json), or text, date (.jsonl, .csv, or .txt with a text a line)")
@@ -232,7 +232,7 @@ def add_learn(commands):
 
 def add_folder(p: Parser, help: str = "folder of the memory"): p.add_argument("--memory", required=True, metavar="DIR", help=help)
 
-# %% ../nbs/50_cli.ipynb #8c725276
+# %% ../nbs/50_cli.ipynb #3c17e922
 def history_command(args):
     "Print every value a fact has had"
     with opened(args.memory) as lm: records = lm.history(args.subject, args.relation)
@@ -259,7 +259,7 @@ def export_command(args):
     print(f"{n} slots")
     print(f"results: {args.out}")
 
-# %% ../nbs/50_cli.ipynb #3bae63ef
+# %% ../nbs/50_cli.ipynb #317b7a76
 def add_ledger(commands):
     p = command(commands, "history", history_command, "list every value a fact of a memory has had", 'casm history "Torvik Harbour" "pilot boat" --memory my-memory', stopped="nothing was changed")
     p.add_argument("subject")
