@@ -6,10 +6,10 @@
 __all__ = ['STREAMS', 'ONSETS', 'NUCLEI', 'CODAS', 'BACKGROUND_SYLLABLES', 'DOMAINS', 'QUALIFIERS', 'KINDS', 'WORDINGS',
            'QUALIFIER_WORDINGS', 'HALVES', 'HARD_FORMS', 'FIT_FORMS', 'HARD_KINDS', 'FIT_KINDS', 'SeedRecord',
            'current', 'earlier_values', 'later_values', 'never_changed', 'Benchmark', 'check_periods', 'check_record',
-           'read_facts', 'write_facts', 'period_facts', 'fact_passages', 'period_probes', 'golden_passages',
-           'golden_probes', 'is_background', 'invent_word', 'Relation', 'relations', 'invent_value', 'generate',
-           'generate_chains', 'rename', 'undated_probes', 'between_probes', 'stray_probes', 'thesaurus', 'HardQuestion',
-           'misspell', 'invent_aliases', 'add_twins', 'hard_questions', 'fit_questions']
+           'read_facts', 'load_json', 'read_record', 'write_facts', 'period_facts', 'changes', 'fact_passages',
+           'period_probes', 'golden_passages', 'golden_probes', 'is_background', 'invent_word', 'Relation', 'relations',
+           'invent_value', 'generate', 'generate_chains', 'rename', 'undated_probes', 'between_probes', 'stray_probes',
+           'thesaurus', 'HardQuestion', 'misspell', 'invent_aliases', 'add_twins', 'hard_questions', 'fit_questions']
 
 # %% ../nbs/20_benchmark.ipynb #7a3d39c8
 import json, os, random, re, reprlib
@@ -131,16 +131,17 @@ def _is_text(x): return isinstance(x, str) and bool(canonical(x)) and not re.sea
 def read_facts(path: str | Path) -> Benchmark:
     "The benchmark in a seed JSON file (`entity, relation, value_<period>…, changed`); anything else is a `CasmError`."
     path = Path(path)
-    rows = _load_json(path)
+    rows = load_json(path)
     try:
         if not isinstance(rows, list): raise CasmError(f"holds a JSON {type(rows).__name__}; give a list of records")
         if not rows: raise CasmError("there are no facts; give at least one record")
-        records = tuple(_read_record(row, i) for i, row in enumerate(rows, 1))
+        records = tuple(read_record(row, i) for i, row in enumerate(rows, 1))
         return Benchmark(tuple(records[0].values), records)
     except CasmError as e: raise CasmError(f"{path}: {e}") from None
 
 # %% ../nbs/20_benchmark.ipynb #fbe122cd
-def _load_json(path):
+def load_json(path: Path):
+    "What is in a JSON file. Raises `CasmError` when it can't be read, or when an object has a key twice."
     try: return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_duplicate_keys)
     except FileNotFoundError: raise CasmError(f"{path}: no such file; give the path of a facts file") from None
     except OSError as e: raise CasmError(f"{path}: cannot be read ({e.strerror}); give a readable facts file") from None
@@ -152,7 +153,8 @@ def _load_json(path):
     except CasmError as e: raise CasmError(f"{path}: {e}") from None
 
 # %% ../nbs/20_benchmark.ipynb #94e3b79f
-def _read_record(row, i):
+def read_record(row, i: int) -> SeedRecord:
+    "An object of the file's list as a record. Raises `CasmError` naming record `i`."
     if not isinstance(row, dict):
         raise CasmError(f"record {i} is {reprlib.repr(row)}; give an object with entity, relation and value_ keys")
     who = f"record {i} ({row['entity']!r})" if isinstance(row.get("entity"), str) else f"record {i}"
@@ -210,6 +212,13 @@ def _changes(benchmark, period):
     return [Fact(r.entity, r.relation, r.values[period], valid_from=period) for r in benchmark.records if not answers_match(r.values[before], r.values[period])]
 
 def _is_late(fact): return random.Random(f"late {fact.key} {fact.valid_from}").random() < 1/8
+
+# %% ../nbs/20_benchmark.ipynb #944f8340
+def changes(record: SeedRecord) -> list[Fact]:
+    "A record's first value and each that differs from the one before, valid from its period."
+    periods = list(record.values)
+    return [Fact(record.entity, record.relation, record.values[p], valid_from=p) for before, p in zip([None, *periods], periods)
+            if before is None or not answers_match(record.values[before], record.values[p])]
 
 # %% ../nbs/20_benchmark.ipynb #d61869da
 def fact_passages(facts: list[Fact]) -> list[Passage]:
