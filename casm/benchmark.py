@@ -6,7 +6,7 @@
 __all__ = ['STREAMS', 'ONSETS', 'NUCLEI', 'CODAS', 'BACKGROUND_SYLLABLES', 'DOMAINS', 'QUALIFIERS', 'KINDS', 'N_WORDS',
            'WORDINGS', 'QUALIFIER_WORDINGS', 'HALVES', 'HARD_FORMS', 'FIT_FORMS', 'HARD_KINDS', 'FIT_KINDS', 'PRESETS',
            'CODES', 'REAL_NAMES', 'SeedRecord', 'current', 'earlier_values', 'later_values', 'never_changed',
-           'Benchmark', 'check_periods', 'check_record', 'read_facts', 'load_json', 'read_record', 'written',
+           'Benchmark', 'check_periods', 'check_record', 'read_facts', 'line_of', 'load_json', 'read_record', 'written',
            'write_facts', 'write_records', 'period_facts', 'changes', 'fact_passages', 'period_probes',
            'golden_passages', 'times_stated', 'check_stated', 'golden_probes', 'redistribute', 'augmentation_prompts',
            'augmentation_text', 'prompt_files', 'is_background', 'invent_word', 'Relation', 'relations', 'invent_value',
@@ -143,7 +143,17 @@ def read_facts(path: str | Path) -> Benchmark:
         if not rows: raise CasmError("there are no facts; give at least one record")
         records = tuple(read_record(row, i) for i, row in enumerate(rows, 1))
         return Benchmark(tuple(records[0].values), records)
-    except CasmError as e: raise CasmError(f"{path}: {e}") from None
+    except CasmError as e: raise CasmError(f"{path}: {line_of(path, str(e))}{e}") from None
+
+def line_of(path: Path, error: str) -> str:
+    "\"line N: \", where the record begins that an error names; nothing if it names none."
+    text, decode = path.read_text(encoding="utf-8-sig"), json.JSONDecoder().raw_decode
+    named, pos = re.match(r"record (\d+)", error), 0
+    if named is None: return ""
+    for _ in range(int(named[1])):
+        start = re.compile(r"\s*,\s*" if pos else r"\s*\[\s*").match(text, pos).end()
+        pos = decode(text, start)[1]
+    return f"line {text.count(chr(10), 0, start) + 1}: "
 
 # %% ../nbs/20_benchmark.ipynb #fbe122cd
 def load_json(path: Path):
@@ -186,7 +196,7 @@ def _no_duplicate_keys(pairs):
         raise CasmError(f"key {key!r} stands twice in one record ({reprlib.repr(row.get('entity'))}); remove one")
     return row
 
-# %% ../nbs/20_benchmark.ipynb #e227ac0f
+# %% ../nbs/20_benchmark.ipynb #b9835ec5
 @contextmanager
 def written(path: str | Path):
     "A text file to write: it appears under `path` whole, when the block ends, or not at all."
@@ -276,7 +286,7 @@ def golden_passages(benchmark: Benchmark) -> dict[str, list[str]]:
     return {p: [f"In {p}, the {relation_text(r.relation)} of {r.entity} is {r.values[p]}." for r in benchmark.records]
             for p in benchmark.periods}
 
-# %% ../nbs/20_benchmark.ipynb #5d593f16
+# %% ../nbs/20_benchmark.ipynb #cfe5e60a
 def times_stated(text: str, fact: Fact) -> int:
     "How often `text` says the value of `fact`, outside subject, relation and one mention of the date; 0 if it does not name the subject."
     said, value = canonical(text), canonical(fact.value)
@@ -289,7 +299,7 @@ def times_stated(text: str, fact: Fact) -> int:
 
 def _whole(words): return re.compile(rf"(?<!\w){re.escape(words)}(?!\w)")
 
-# %% ../nbs/20_benchmark.ipynb #fcd3a75b
+# %% ../nbs/20_benchmark.ipynb #4ed7f1f4
 def check_stated(benchmark: Benchmark, passages: dict[str, list[str]]):
     "Each passage states its record's value exactly once, or a `CasmError` naming record and period."
     for period in benchmark.periods:
@@ -326,7 +336,7 @@ def _golden_probe(r, period, before, new):
             "valid_from": start, "valid_until": None,
             "metadata": {"period": period, **({"prev_period": before} if before else {})}}
 
-# %% ../nbs/20_benchmark.ipynb #4a0c1ecb
+# %% ../nbs/20_benchmark.ipynb #00ffa247
 def redistribute(benchmark: Benchmark, seed: int = 42) -> Benchmark:
     "The same records with their changes spread evenly over the boundaries between periods. A record with several changes is a `CasmError`."
     cuts, moved = len(benchmark.periods) - 1, []
@@ -341,7 +351,7 @@ def redistribute(benchmark: Benchmark, seed: int = 42) -> Benchmark:
         moved.append(replace(r, values={p: values[0] if k < at[i] else values[-1] for k, p in enumerate(r.values)}) if i in at else r)
     return replace(benchmark, records=tuple(moved))
 
-# %% ../nbs/20_benchmark.ipynb #37ae1d8c
+# %% ../nbs/20_benchmark.ipynb #dee56e39
 def augmentation_prompts(benchmark: Benchmark) -> dict[str, list[tuple[str, str]]]:
     "Period -> (beginning of a sentence, its right end) of each record, in order."
     return {p: [(f"The {relation_text(r.relation)} of {r.entity} is", r.values[p]) for r in benchmark.records] for p in benchmark.periods}
@@ -355,7 +365,7 @@ def augmentation_text(
             f"Exactly one sentence gives the fact, and names the answer exactly as it stands here: {answer}. The others may add plain background, but no further "
             "answer, number or date. Reply with the passage alone.")
 
-# %% ../nbs/20_benchmark.ipynb #1bd664bd
+# %% ../nbs/20_benchmark.ipynb #c5b9fc1e
 def prompt_files(
     prompts: dict[str, list[tuple[str, str]]],  # period -> (prompt, answer)
     chunks: int = 1,  # files for each period
@@ -521,7 +531,7 @@ def generate_chains(n_facts: int = 400,  # how many records
     cuts = [tuple(sorted(rng.sample(range(1, len(periods)), i % len(periods)))) for i in range(n_facts)]
     return Benchmark(tuple(periods), tuple(_invent_records(rng, tuple(periods), cuts, reversions)))
 
-# %% ../nbs/20_benchmark.ipynb #fbb3be71
+# %% ../nbs/20_benchmark.ipynb #055da806
 def several_values(n_facts: int, seed: int = 0, periods: tuple[str, ...] = ("2018", "2020", "2022", "2024")) -> list[Fact]:
     "`n_facts` facts of relations that hold several values side by side, in the order of their dates."
     check_periods(periods)
@@ -537,7 +547,7 @@ def several_values(n_facts: int, seed: int = 0, periods: tuple[str, ...] = ("201
         facts += [Fact(subject, f"known {relation.name}", v, periods[k]) for v, k in zip(values.values(), [0, *later])][:n_facts - len(facts)]
     return sorted(facts, key=lambda f: time_key(f.valid_from))
 
-# %% ../nbs/20_benchmark.ipynb #a655586a
+# %% ../nbs/20_benchmark.ipynb #404a66ae
 _PARTS = (ONSETS, NUCLEI, ONSETS, NUCLEI, CODAS)
 N_WORDS = len(ONSETS)**2 * len(NUCLEI)**2 * len(CODAS)
 
@@ -555,19 +565,20 @@ def stream(n_facts: int = 100_000, seed: int = 0, periods: tuple[str, ...] = ("2
     if not 1 <= n_facts <= N_WORDS: raise CasmError(f"n_facts is {n_facts}; give 1 to {N_WORDS}")
     return _stream(n_facts, random.Random(f"stream-{seed}"), tuple(periods))
 
-# %% ../nbs/20_benchmark.ipynb #ce818747
+# %% ../nbs/20_benchmark.ipynb #51d95a66
 _STEP = 1_000_003  # a prime that divides no number of parts
 
 def _stream(n_facts, rng, periods):
     start, domains, last, cuts = rng.randrange(N_WORDS), list(DOMAINS), deque(maxlen=len(DOMAINS)), []
+    has, things = {d: relations(d) for d in domains}, {d: DOMAINS[d][0].split() for d in domains}
     for i in range(n_facts):
         if not cuts:
             cuts = [()] * (len(periods) - 1) + [(k,) for k in range(1, len(periods))] * 3
             rng.shuffle(cuts)
         at, domain = cuts.pop(), domains[i % len(domains)]
-        entity, first = f"{nth_word((start + i*_STEP) % N_WORDS).title()} {rng.choice(DOMAINS[domain][0].split())}", None
+        entity, first = f"{nth_word((start + i*_STEP) % N_WORDS).title()} {rng.choice(things[domain])}", None
         if i // len(domains) % 10 == 9: entity, first = last[0]                # one subject in ten has a second fact
-        relation = rng.choice([r for r in relations(domain) if r.name != first])
+        relation = rng.choice([r for r in has[domain] if r.name != first])
         last.append((entity, relation.name))
         line = [invent_value(rng, relation.kind)]
         for _ in at: line.append(_next_value(rng, relation.kind, line, 0))
@@ -923,7 +934,7 @@ def fit_questions(benchmark: Benchmark, seed: int = 0, per_kind: int = 200) -> l
     "Questions to fit a router on, in other forms and with the other half of the thesaurus. Fit on one benchmark, test on another."
     return _questions(benchmark, seed, per_kind, "fit", FIT_KINDS)
 
-# %% ../nbs/20_benchmark.ipynb #12b5e8d0
+# %% ../nbs/20_benchmark.ipynb #eca5c187
 @dataclass(frozen=True)
 class Preset:
     "A benchmark and what is told beside it."
@@ -946,7 +957,7 @@ class Preset:
         key, t = (canonical(subject), canonical(relation)), time_key(as_of)
         return tuple(current(r, as_of) for r in self.benchmark.records if r.key == key) + tuple(f.value for f in self.several if f.key == key and time_key(f.valid_from) <= t)
 
-# %% ../nbs/20_benchmark.ipynb #67198817
+# %% ../nbs/20_benchmark.ipynb #0cd812ca
 @dataclass(frozen=True)
 class Recipe:
     "How a preset is made."
@@ -966,7 +977,7 @@ def _with_twins(n, seed): return Preset(add_twins(generate(n - n // 4, seed), se
 
 def _streamed(n, seed): return Preset(Benchmark(("2018", "2020", "2022", "2024"), tuple(stream(n, seed))))
 
-# %% ../nbs/20_benchmark.ipynb #3c0407f5
+# %% ../nbs/20_benchmark.ipynb #d882b40d
 PRESETS = {
     "plain": Recipe(605, "each fact changes at most once, a quarter of them never", lambda n, seed: Preset(generate(n, seed))),
     "chains": Recipe(400, "facts of one to six versions, every version new", lambda n, seed: Preset(generate_chains(n, seed, reversions=0.))),
@@ -983,7 +994,7 @@ def generate_preset(name: str, n_facts: int | None = None, seed: int = 0) -> Pre
     if n_facts is not None and n_facts < 1: raise CasmError(f"n_facts is {n_facts}; give at least 1")
     return PRESETS[name].make(PRESETS[name].n_facts if n_facts is None else n_facts, seed)
 
-# %% ../nbs/20_benchmark.ipynb #4bee771c
+# %% ../nbs/20_benchmark.ipynb #d5ac39f3
 CODES = {"FALSE_STABLE": "said not to change, and changes", "FALSE_CONTRADICTION": "said to change, and does not", "VAGUE_VALUE": "a value of more than four words",
          "DUPLICATE_PAIR": "subject and relation stand twice", "REAL_NAME": "names something real", "QUOTA": "the mix is not what was asked for"}
 REAL_NAMES = "london|paris|berlin|tokyo|new york|beijing|microsoft|google|amazon|apple|nasa|un|nato|washington|moscow|brussels|rome|madrid".split("|")
@@ -995,7 +1006,7 @@ class Finding:
     code: str  # one of `CODES`
     text: str  # in words
 
-# %% ../nbs/20_benchmark.ipynb #2435ddc9
+# %% ../nbs/20_benchmark.ipynb #b6778e98
 def validate(records: Iterable[SeedRecord], real_names: Iterable[str] = REAL_NAMES) -> Iterator[Finding]:
     "The findings on each record, one after the other, in the order of `CODES`."
     seen, names = {}, "|".join(re.escape(canonical(x)) for x in real_names)
@@ -1011,7 +1022,7 @@ def validate(records: Iterable[SeedRecord], real_names: Iterable[str] = REAL_NAM
         if first != i: yield Finding(i, "DUPLICATE_PAIR", f"{who}: record {first} has the same entity and relation")
         if names and (found := real.search(canonical(" | ".join((r.entity, r.relation, *values))))): yield Finding(i, "REAL_NAME", f"{who}: {found[0]!r} is real")
 
-# %% ../nbs/20_benchmark.ipynb #10744370
+# %% ../nbs/20_benchmark.ipynb #400f7161
 def mix(records: Iterable[SeedRecord]) -> dict:
     "How many records there are, how many never change, and how many change at each boundary between two periods."
     n, stable, at = 0, 0, Counter()
