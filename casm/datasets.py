@@ -297,7 +297,7 @@ def read_records(path: str | Path) -> Iterator[tuple[str, dict | CasmError]]:
     if path.suffix.lower() not in _RECORDS: raise CasmError(f"{path}: its suffix is none of {', '.join(_RECORDS)}; rename it")
     yield from _RECORDS[path.suffix.lower()](path)
 
-# %% ../nbs/22_datasets.ipynb #d3d1742f
+# %% ../nbs/22_datasets.ipynb #c8f4b52c
 @dataclass(frozen=True)
 class Case:
     "A row, story or edit of a data set."
@@ -307,11 +307,12 @@ class Case:
     passages: tuple[Passage, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()  # (another right answer, value)
     group: tuple[str, str] | None = None  # in a file of probes: (period, "changed" or "unchanged")
+    several: frozenset[str] = frozenset()  # relations of its facts that are known to hold several values at once
     problems: tuple[str, ...] = ()  # what is odd about it
 
 Row = tuple[str, dict | CasmError]  # a place, and what stands there or why that cannot be read
 
-# %% ../nbs/22_datasets.ipynb #fbd6a9f4
+# %% ../nbs/22_datasets.ipynb #37474442
 def decoded(file: Iterable[bytes], name: str) -> Iterator[str]:
     "The lines of a binary file as text, its byte-order mark left out. Raises `CasmError` naming line and column, or where an archive is damaged."
     try:
@@ -335,7 +336,7 @@ def table_rows(
         where = f"{name}: line {rows.line_num}"
         yield where, cells if isinstance(cells, CasmError) else or_error(lambda: named_cells(cells, columns, where, needed))
 
-# %% ../nbs/22_datasets.ipynb #a66a96f7
+# %% ../nbs/22_datasets.ipynb #05184f15
 def next_row(rows, name):
     "The next row of a CSV reader, the error that it raises, or None at the end"
     try: return next(rows, None)
@@ -360,7 +361,7 @@ def named_cells(cells, columns, where, needed):
     if empty := [c for c in needed if not canonical(row[c])]: raise CasmError(f"{where}: column {empty[0]!r} is empty; fill it, or remove the row")
     return row
 
-# %% ../nbs/22_datasets.ipynb #0fe9383e
+# %% ../nbs/22_datasets.ipynb #52755889
 @contextmanager
 def archive(path: Path):
     "A zip file's CSV members: their names, and a function that gives the lines of one. Raises `CasmError` for an archive that is broken, locked, or not to be trusted."
@@ -391,7 +392,7 @@ def tables(path: Path):
             with path.open("rb") as f: yield [path.name], lambda name: decoded(f, str(path))
         except OSError as e: raise CasmError(f"{path}: cannot be read ({e.strerror}); give the path of a readable file") from None
 
-# %% ../nbs/22_datasets.ipynb #5294083d
+# %% ../nbs/22_datasets.ipynb #33fead52
 def _parquet_rows(path):
     try: from pyarrow import ArrowException, parquet
     except ImportError: raise CasmError(f"{path}: parquet files are read with pyarrow, which is missing: pip install pyarrow") from None
@@ -412,7 +413,7 @@ def rows_of(path: Path) -> Iterator[Row]:
     for n, row in enumerate(_ROWS[path.suffix.lower()](path), 1): yield row
     if not n: raise CasmError(f"{path}: holds nothing; give a file with at least one row")
 
-# %% ../nbs/22_datasets.ipynb #977f29d5
+# %% ../nbs/22_datasets.ipynb #9f7a945f
 def json_items(path: Path) -> Iterator[tuple[tuple[str, ...], str, object]]:
     "Each item of the lists in a JSON file of nested objects: (names of the objects around it, place, item). Raises `CasmError` for a file that isn't so."
     load_json(path)                                     # whatever is no JSON at all ends here
@@ -435,7 +436,7 @@ def json_items(path: Path) -> Iterator[tuple[tuple[str, ...], str, object]]:
         return pos + 1
     yield from walk(skip(0), ())
 
-# %% ../nbs/22_datasets.ipynb #2d8033cc
+# %% ../nbs/22_datasets.ipynb #60e3982e
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 
 def month_period(name: str) -> tuple[str, str, str] | None:
@@ -454,7 +455,7 @@ def probe_file(name: str) -> tuple[str, str, str, str, tuple[str, ...]]:
     if known := month_period(period): return *known, split, problems
     return check_time(period, f"{name}: period"), period, period, split, problems
 
-# %% ../nbs/22_datasets.ipynb #000d301b
+# %% ../nbs/22_datasets.ipynb #f552b747
 def _twiki_probes(path):
     with tables(path) as (names, lines):
         for name in sorted(names, key=lambda n: (probe_file(n)[2], n)):
@@ -473,7 +474,7 @@ def place_error(where: str, make: Callable):
     try: return make()
     except CasmError as e: raise CasmError(f"{where}: {e}") from None
 
-# %% ../nbs/22_datasets.ipynb #d6b6e8a9
+# %% ../nbs/22_datasets.ipynb #00c2b478
 _TEXT_COLUMNS = ("text", "passage", "content", "sentence")
 
 def text_date(name: str) -> str | None:
@@ -499,7 +500,7 @@ def _augmented(path):
             elif row["text"].strip() == "ERROR": yield Case(where, problems=("the passage could not be written (ERROR)",))
             else: yield or_error(lambda: Case(where, passages=(Passage(checked_text(row["text"], where), date=text_date(path.name)),)))
 
-# %% ../nbs/22_datasets.ipynb #49cdcf74
+# %% ../nbs/22_datasets.ipynb #3b001182
 def day_in(row: dict, field: str, where: str) -> str | None:
     "The day of a time stamp, None for an empty one. Raises `CasmError` for any other text."
     t = row.get(field)
@@ -518,7 +519,7 @@ def tsqa_case(row, where):
     probe = Probe(asked, found[0] if found else None, subject, "qa", as_of, ("changed" if hard else "unchanged") if found else "unknown", "tsqa")
     return Case(where, probes=(probe,), passages=(Passage(context, date=day_in(row, "evidence_timestamp", where)),), aliases=tuple((a, found[0]) for a in found[1:]))
 
-# %% ../nbs/22_datasets.ipynb #8bc38d5c
+# %% ../nbs/22_datasets.ipynb #867a3312
 TGQA_RELATIONS = ("was born in", "was birthed in", "entered the world in", "died in", "passed away in", "expired in", "was married to", "tied the knot with", "united in marriage with",
                   "worked at", "served at", "employed by", "played for", "joined", "won prize", "received award", "received prize", "owned", "possessed", "studied in", "educated in",
                   "was affiliated to", "was a member of", "was associated with", "created", "produced", "crafted")
@@ -538,9 +539,9 @@ def tgqa_case(row, where):
     facts = tuple(Fact(s, r, v, t, until[s, r, v]) for (s, r, v), t in sorted(events.items(), key=lambda e: time_key(e[1])))
     changed = lambda f: f.relation in TGQA_EXCLUSIVE and any(g.key == f.key and time_key(g.valid_from) < time_key(f.valid_from) for g in facts)
     probes = tuple(Probe(f"In {f.valid_from}, {f.subject} {f.relation}", f.value, f.subject, f.relation, f.valid_from, "changed" if changed(f) else "unchanged", "tgqa") for f in facts)
-    return Case(where, facts, probes, (Passage(story),), problems=tuple(problems))
+    return Case(where, facts, probes, (Passage(story),), several=frozenset(f.relation for f in facts) - TGQA_EXCLUSIVE, problems=tuple(problems))
 
-# %% ../nbs/22_datasets.ipynb #546b252b
+# %% ../nbs/22_datasets.ipynb #6ea6f129
 def year_in(span: dict, field: str, where: str) -> str | None:
     "A year as AToKe has it, a number or a text; None for an open one."
     if not isinstance(span, dict) or (field == "since" and span.get(field) is None): raise CasmError(f"{where}: is {reprlib.repr(span)}; give its since and until")
@@ -571,7 +572,7 @@ def atoke_case(row, where):
     probes += [q for h, (old, _) in zip([past] if isinstance(past, dict) else past, pairs) for q in edit_probes(h, old, ("HRS", "HES", "HES-P"), "superseded", True)]
     return Case(where, tuple(facts), tuple(probes), aliases=edit_aliases(row, pairs))
 
-# %% ../nbs/22_datasets.ipynb #e6a65ffe
+# %% ../nbs/22_datasets.ipynb #c5ed5f8d
 def edit_probes(asked, fact, forms, kind, undated):
     "The questions of one version: without a time (only about the last, or the past), with it, and paraphrased."
     named = ("completion", None), ("time_completion", fact.valid_from), ("paraphrase_time_completion", fact.valid_from)
@@ -587,7 +588,7 @@ def edit_aliases(row, pairs):
         out += [(a, pair[i].value) for pair, names in zip(pairs, lists) for a in names or () if isinstance(a, str) and a.strip()]
     return tuple(dict.fromkeys(out))
 
-# %% ../nbs/22_datasets.ipynb #0596c496
+# %% ../nbs/22_datasets.ipynb #82853ac0
 _DECISIONS = {"new": "new", "learn": "new", "obsolete": "obsolete", "forget": "obsolete", "static": "static", "keep": "static"}
 WIKIFACTDIFF_DATES = ("2021-01-04", "2023-02-27")
 
@@ -607,7 +608,7 @@ def wikifactdiff_case(row, where):
     asked = row.get("update_prompt")
     asked = asked.replace("____", "").strip() if isinstance(asked, str) and asked.strip() else question(PROBE_FORM, s, r)
     probe = Probe(asked, now[0] if now else None, s, r, new, ("changed" if found["new"] else "unchanged") if now else "unknown", "probe")
-    return Case(where, facts, (probe, *neighbours(row, new, where)), aliases=tuple((v, now[0]) for v in now[1:]))
+    return Case(where, facts, (probe, *neighbours(row, new, where)), aliases=tuple((v, now[0]) for v in now[1:]), several=frozenset([r] if len({*found["static"], *found["new"]}) > 1 else []))
 
 def neighbours(row, as_of, where):
     "The questions of a row's neighbourhood, whose answers must stay."
@@ -615,7 +616,7 @@ def neighbours(row, as_of, where):
     name = lambda x: x.get("label") if isinstance(x, dict) else None
     return [Probe(x["prompt"].replace("____", "").strip(), checked_text(name(x["object"]), f"{where}: neighborhood"), name(n.get("subject")) or x["prompt"], name(n.get("relation") or row["relation"]), as_of, "neighbour", "probe") for n, x in near]
 
-# %% ../nbs/22_datasets.ipynb #effdc627
+# %% ../nbs/22_datasets.ipynb #c52fe09e
 def fact_case(row, where):
     "A plain fact, or a text with perhaps its date."
     row = {k: v for k, v in row.items() if v not in (None, "")}
@@ -634,7 +635,7 @@ def _each(make):
         for where, row in rows_of(path): yield row if isinstance(row, CasmError) else or_error(lambda: make(row, where))
     return read
 
-# %% ../nbs/22_datasets.ipynb #788da9f3
+# %% ../nbs/22_datasets.ipynb #17053f83
 def _seed_facts(path):
     records, seen = [], {}
     for i, (where, row) in enumerate(read_json_list(path, None), 1):
@@ -672,7 +673,7 @@ def _seed_passages(path):
         last = names[0]
         yield or_error(lambda: Case(where, passages=(place_error(where, lambda: Passage(checked_text(text, where), date=names[0])),)))
 
-# %% ../nbs/22_datasets.ipynb #707b0fb9
+# %% ../nbs/22_datasets.ipynb #a4ce34a3
 FORMATS = {
     "twiki_probes": ("TemporalWiki probes", _twiki_probes), "twiki_diffsets": ("TemporalWiki diffsets", _twiki_diffsets), "augmented": ("augmented passages", _augmented),
     "tsqa": ("TS-QA", _each(tsqa_case)), "tgqa": ("TGQA stories", _each(tgqa_case)), "atoke": ("AToKe edits", _each(atoke_case)),
@@ -694,7 +695,7 @@ def data_format(path: str | Path) -> str:
     if found := [f for k, f in _FIELDS_OF.items() if k in row]: return found[0]
     raise CasmError(f"{where}: has the fields {', '.join(map(repr, row)) or 'none'}, of which none tells what it is; expected is one of {', '.join(_FIELDS_OF)}")
 
-# %% ../nbs/22_datasets.ipynb #372b4c52
+# %% ../nbs/22_datasets.ipynb #9d2141b4
 def first_characters(path):
     "The beginning of a text file"
     with opened(path) as f: yield f.read(4096)
@@ -711,7 +712,7 @@ def _table_format(path):
     if {c.strip().lower() for c in columns} & {*_TEXT_COLUMNS}: return "twiki_diffsets"
     raise CasmError(f"{path}: line 1: the columns are {', '.join(map(repr, columns)) or 'none'}; give subject, relation and object, or value and valid_from, or a text")
 
-# %% ../nbs/22_datasets.ipynb #66ce3d20
+# %% ../nbs/22_datasets.ipynb #911fe456
 def try_cases(path: str | Path, format: str | None = None) -> Iterator[Case | CasmError]:
     "Each case of a file, or the error that stands in its place. `format` None: see `data_format`. Raises `CasmError` for a file that can't be read at all."
     path = Path(path)
@@ -724,17 +725,19 @@ def read_cases(path: str | Path, format: str | None = None) -> Iterator[Case]:
         if isinstance(c, CasmError): raise c
         yield c
 
-# %% ../nbs/22_datasets.ipynb #c7b7358e
+# %% ../nbs/22_datasets.ipynb #178c641f
 class History:
     "The values of each subject and relation, to be counted"
-    def __init__(self): self.of = defaultdict(dict)  # key -> time -> values that begin to hold then
+    def __init__(self): self.of, self.several = defaultdict(dict), set()  # key -> time -> values that begin to hold then; relations with several values
 
-    def add(self, fact: Fact): self.of[fact.key].setdefault(fact.valid_from, {}).setdefault(value_key(fact.value), fact.value)
+    def add(self, case: Case):
+        self.several |= {canonical(r) for r in case.several}
+        for f in case.facts: self.of[f.key].setdefault(f.valid_from, {}).setdefault(value_key(f.value), f.value)
 
     def counts(self) -> dict:
         "Subject–relation pairs, changes, chains, and what holds several values at once."
         changed = chains = 0
-        several = {key for key, at in self.of.items() if any(len(v) > 1 for v in at.values())}
+        several = {key for key, at in self.of.items() if any(len(v) > 1 for v in at.values()) or key[1] in self.several and len(at) > 1}
         for key, at in self.of.items():
             if key in several: continue
             values = [next(iter(at[t])) for t in sorted(at, key=lambda t: date_key(t) if date_key(t) is not None else -1)]
@@ -742,7 +745,7 @@ class History:
             changed, chains = changed + n, chains + (n > 1)
         return {"pairs": len(self.of), "changes": changed, "chains": chains, "several_values": {"pairs": len(several), "relations": sorted({r for _, r in several})}}
 
-# %% ../nbs/22_datasets.ipynb #f4996a72
+# %% ../nbs/22_datasets.ipynb #9be2d952
 def inspect_file(path: str | Path, most: int = 20) -> dict:
     "What a file is and holds; `problems` names the first `most`. Raises `CasmError` naming the first row that can't be read, and how many there are."
     path, history, groups = Path(path), History(), {}
@@ -752,7 +755,7 @@ def inspect_file(path: str | Path, most: int = 20) -> dict:
         if isinstance(c, CasmError): bad.append(c) if not bad else bad.append(None); continue
         n["rows"] += 1
         for k in ("facts", "probes", "passages"): n[k] += len(getattr(c, k))
-        for f in c.facts: history.add(f)
+        history.add(c)
         if c.group: groups.setdefault(c.group[0], {"changed": 0, "unchanged": 0})[c.group[1]] += 1
         n["problems"] += len(c.problems)
         problems += [f"{c.where}: {p}" for p in c.problems][:most - len(problems)]
@@ -760,7 +763,7 @@ def inspect_file(path: str | Path, most: int = 20) -> dict:
     return {"format": format, "what": FORMATS[format][0], "rows": n["rows"], "facts": n["facts"], **history.counts(), "questions": n["probes"], "passages": n["passages"],
             **({"probes": groups} if groups else {}), "problem_count": n["problems"], "problems": problems}
 
-# %% ../nbs/22_datasets.ipynb #f059e8c9
+# %% ../nbs/22_datasets.ipynb #ed11a827
 def structure(path: str | Path) -> dict:
     "Per period changed and unchanged pairs and sequential contradictions, and between periods the pairs changed in both. Raises `CasmError` for a file without periods."
     split, several = defaultdict(lambda: {"changed": {}, "unchanged": {}}), defaultdict(set)
@@ -779,7 +782,7 @@ def structure(path: str | Path) -> dict:
     overlap = {f"{a}<->{b}": len(changed[a] & changed[b]) for i, a in enumerate(changed) for b in list(changed)[i + 1:]}
     return {"format": format, "per_period": rows, "pairwise_changed_key_overlap": overlap}
 
-# %% ../nbs/22_datasets.ipynb #acf2d237
+# %% ../nbs/22_datasets.ipynb #4b491eb4
 def _grouped(path, format):
     "((period, split), pair, value) of every fact, period by period"
     if format == "seed_facts":
