@@ -8,17 +8,17 @@ __all__ = ['generate_command', 'write_large', 'write_preset', 'fact_line', 'add_
            'validate_command', 'records_of', 'add_validate', 'inspect_command', 'add_inspect', 'structure_command',
            'add_structure', 'no_command', 'add_data_commands']
 
-# %% ../nbs/51_data_cli.ipynb #72e8ce5d
+# %% ../nbs/51_data_cli.ipynb #7a3c3774
 import json
 from contextlib import ExitStack
 from pathlib import Path
 
-from .benchmark import PRESETS, Benchmark, augmentation_prompts, changes, check_quotas, check_stated, generate_preset, golden_passages, golden_probes, line_of, load_json, mix
+from .benchmark import PRESETS, Benchmark, augmentation_prompts, changes, check_quotas, check_record, check_stated, generate_preset, golden_passages, golden_probes, line_of, load_json, mix
 from .benchmark import prompt_files, read_facts, read_record, redistribute, stream, validate, write_facts, write_records, written
 from .datasets import inspect_file, read_cases, structure
 from .facts import CasmError
 
-# %% ../nbs/51_data_cli.ipynb #04df502f
+# %% ../nbs/51_data_cli.ipynb #f3381b73
 def generate_command(args):
     "Invent facts and write them"
     out, n = Path(args.out), PRESETS[args.preset].n_facts if args.facts is None else args.facts
@@ -51,7 +51,7 @@ def fact_line(fact) -> str:
     "A fact as a line of JSON"
     return json.dumps({k: v for k, v in vars(fact).items() if v is not None}, ensure_ascii=False) + "\n"
 
-# %% ../nbs/51_data_cli.ipynb #e9df7384
+# %% ../nbs/51_data_cli.ipynb #2780804a
 def add_generate(commands, command):
     p = command(commands, "generate", generate_command, "invent facts that change, offline", "casm data generate --preset chains --seed 1 --out facts.json", "nothing was written")
     p.add_argument("--preset", choices=PRESETS, default="plain", metavar="NAME", help="; ".join(f"{k}: {r.about} ({r.n_facts:,})" for k, r in PRESETS.items()) + " (default: %(default)s)")
@@ -59,7 +59,7 @@ def add_generate(commands, command):
     p.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: %(default)s)")
     p.add_argument("--out", default="facts.json", metavar="FILE", help="file to write, .json or .jsonl (default: %(default)s)")
 
-# %% ../nbs/51_data_cli.ipynb #33dbdb8b
+# %% ../nbs/51_data_cli.ipynb #8f66e866
 def build_command(args):
     "Write the passages and probes of a facts file, or the prompts of a file of probes"
     if (args.facts is None) == (args.probes is None): raise CasmError("give --facts FILE, or --probes FILE to write its prompts alone")
@@ -95,7 +95,7 @@ def write_files(folder: Path, files: dict[str, str]):
     with ExitStack() as open_files:
         for name, text in files.items(): open_files.enter_context(written(folder / name)).write(text)
 
-# %% ../nbs/51_data_cli.ipynb #aef41717
+# %% ../nbs/51_data_cli.ipynb #94421946
 def built(benchmark: Benchmark) -> str:
     "What was built, and which flags were wrong"
     counts = ", ".join(f"{p} {len(s['changed'])} changed and {len(s['unchanged'])} unchanged" for p, s in golden_probes(benchmark).items())
@@ -111,7 +111,7 @@ def add_build(commands, command):
     p.add_argument("--prompts", action="store_true", help="write the prompts for augmentation as well, a file of prompt<TAB>answer for each period")
     p.add_argument("--chunks", type=int, default=1, metavar="N", help="files of prompts for each period (default: %(default)s)")
 
-# %% ../nbs/51_data_cli.ipynb #63beb22b
+# %% ../nbs/51_data_cli.ipynb #86759827
 def redistribute_command(args):
     "Spread the changes of a facts file evenly"
     old = read_facts(args.input)
@@ -127,7 +127,7 @@ def add_redistribute(commands, command):
     p.add_argument("--output", required=True, metavar="FILE", help="facts to write; may be the same file")
     p.add_argument("--seed", type=int, default=42, metavar="N", help="seed of the order in which boundaries are dealt out (default: %(default)s)")
 
-# %% ../nbs/51_data_cli.ipynb #a3670344
+# %% ../nbs/51_data_cli.ipynb #3ac509ec
 def validate_command(args):
     "Print what is wrong with a facts file; raise when something is"
     records = records_of(Path(args.file))
@@ -143,7 +143,10 @@ def records_of(path: Path):
     "The records of a facts file, those with the same pair too"
     rows = load_json(path)
     if not isinstance(rows, list) or not rows: raise CasmError(f"{path}: holds no list of records; give a facts file")
-    try: return [read_record(row, i) for i, row in enumerate(rows, 1)]
+    try:
+        records = [read_record(row, i) for i, row in enumerate(rows, 1)]
+        for i, r in enumerate(records, 1): check_record(r, i, tuple(records[0].values))
+        return records
     except CasmError as e: raise CasmError(f"{path}: {line_of(path, str(e))}{e}") from None
 
 def add_validate(commands, command):
@@ -153,7 +156,7 @@ def add_validate(commands, command):
     p.add_argument("--slack", type=float, default=.1, metavar="X", help="how far shares may be off (default: %(default)s)")
     p.add_argument("--json", action="store_true", help="print JSON")
 
-# %% ../nbs/51_data_cli.ipynb #9cc00dfa
+# %% ../nbs/51_data_cli.ipynb #321ef134
 def inspect_command(args):
     "Print what a file is and holds"
     found = inspect_file(args.file)
@@ -171,7 +174,7 @@ def add_inspect(commands, command):
     p.add_argument("file", metavar="FILE", help="facts, probes, passages, or a public data set's file: .json, .jsonl, .csv, .parquet or .zip")
     p.add_argument("--json", action="store_true", help="print JSON")
 
-# %% ../nbs/51_data_cli.ipynb #fda1cc8d
+# %% ../nbs/51_data_cli.ipynb #828e7fe8
 def structure_command(args):
     "Print how the facts of a file contradict each other from period to period"
     found = structure(args.file)
@@ -187,7 +190,7 @@ def add_structure(commands, command):
     p.add_argument("file", metavar="FILE", help="facts or probes: .json, .jsonl, .csv, .parquet or .zip")
     p.add_argument("--json", action="store_true", help="print JSON")
 
-# %% ../nbs/51_data_cli.ipynb #11f5916a
+# %% ../nbs/51_data_cli.ipynb #1ac300f1
 def no_command(args): raise CasmError("data: no command given (see casm data --help)")
 
 def add_data_commands(commands, command):
