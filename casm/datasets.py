@@ -297,7 +297,7 @@ def read_records(path: str | Path) -> Iterator[tuple[str, dict | CasmError]]:
     if path.suffix.lower() not in _RECORDS: raise CasmError(f"{path}: its suffix is none of {', '.join(_RECORDS)}; rename it")
     yield from _RECORDS[path.suffix.lower()](path)
 
-# %% ../nbs/22_datasets.ipynb #5986ebbb
+# %% ../nbs/22_datasets.ipynb #464dc750
 @dataclass(frozen=True)
 class Case:
     "A row, story or edit of a data set."
@@ -312,7 +312,7 @@ class Case:
 
 Row = tuple[str, dict | CasmError]  # a place, and what stands there or why that cannot be read
 
-# %% ../nbs/22_datasets.ipynb #a5949c7b
+# %% ../nbs/22_datasets.ipynb #f2914ddc
 def decoded(file: Iterable[bytes], name: str) -> Iterator[str]:
     "The lines of a binary file as text, its byte-order mark left out. Raises `CasmError` naming line and column, or where an archive is damaged."
     try:
@@ -336,7 +336,7 @@ def table_rows(
         where = f"{name}: line {rows.line_num}"
         yield where, cells if isinstance(cells, CasmError) else or_error(lambda: named_cells(cells, columns, where, needed))
 
-# %% ../nbs/22_datasets.ipynb #fcacc8b2
+# %% ../nbs/22_datasets.ipynb #d58e7dc7
 def next_row(rows, name):
     "The next row of a CSV reader, the error that it raises, or None at the end"
     try: return next(rows, None)
@@ -361,7 +361,7 @@ def named_cells(cells, columns, where, needed):
     if empty := [c for c in needed if not canonical(row[c])]: raise CasmError(f"{where}: column {empty[0]!r} is empty; fill it, or remove the row")
     return row
 
-# %% ../nbs/22_datasets.ipynb #b3540b5a
+# %% ../nbs/22_datasets.ipynb #268db3c8
 @contextmanager
 def archive(path: Path):
     "A zip file's CSV members: place -> name, and a function that gives the lines at a place. Raises `CasmError` for an archive that is broken, locked, or not to be trusted."
@@ -392,7 +392,7 @@ def tables(path: Path):
             with path.open("rb") as f: yield {str(path): path.name}, lambda place: decoded(f, place)
         except OSError as e: raise CasmError(f"{path}: cannot be read ({e.strerror}); give the path of a readable file") from None
 
-# %% ../nbs/22_datasets.ipynb #7d8d9f47
+# %% ../nbs/22_datasets.ipynb #8568ce26
 def _parquet_rows(path):
     try: from pyarrow import ArrowException, parquet
     except ImportError: raise CasmError(f"{path}: parquet files are read with pyarrow, which is missing: pip install pyarrow") from None
@@ -413,7 +413,7 @@ def rows_of(path: Path) -> Iterator[Row]:
     for n, row in enumerate(_ROWS[path.suffix.lower()](path), 1): yield row
     if not n: raise CasmError(f"{path}: holds nothing; give a file with at least one row")
 
-# %% ../nbs/22_datasets.ipynb #ba66a6b3
+# %% ../nbs/22_datasets.ipynb #98f9662c
 def json_items(path: Path) -> Iterator[tuple[tuple[str, ...], str, object]]:
     "Each item of the lists in a JSON file of nested objects: (names of the objects around it, place, item). Raises `CasmError` for a file that isn't so."
     load_json(path)                                     # whatever is no JSON at all ends here
@@ -436,7 +436,7 @@ def json_items(path: Path) -> Iterator[tuple[tuple[str, ...], str, object]]:
         return pos + 1
     yield from walk(skip(0), ())
 
-# %% ../nbs/22_datasets.ipynb #9039f332
+# %% ../nbs/22_datasets.ipynb #b5be1680
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 
 def month_period(name: str) -> tuple[str, str, str] | None:
@@ -455,7 +455,7 @@ def probe_file(place: str) -> tuple[str, str, str, str, tuple[str, ...]]:
     if known := month_period(period): return *known, split, problems
     return check_time(period, f"{place}: period"), period, period, split, problems
 
-# %% ../nbs/22_datasets.ipynb #27d626cf
+# %% ../nbs/22_datasets.ipynb #cc06bdc1
 def _twiki_probes(path):
     with tables(path) as (names, lines):
         for place in sorted(names, key=lambda p: (probe_file(p)[2], p)):
@@ -474,7 +474,7 @@ def place_error(where: str, make: Callable):
     try: return make()
     except CasmError as e: raise CasmError(f"{where}: {e}") from None
 
-# %% ../nbs/22_datasets.ipynb #962b4d79
+# %% ../nbs/22_datasets.ipynb #1d4d48f6
 _TEXT_COLUMNS = ("text", "passage", "content", "sentence")
 
 def text_date(name: str) -> str | None:
@@ -500,7 +500,7 @@ def _augmented(path):
             elif row["text"].strip() == "ERROR": yield Case(where, problems=("the passage could not be written (ERROR)",))
             else: yield or_error(lambda: Case(where, passages=(Passage(checked_text(row["text"], where), date=text_date(path.name)),)))
 
-# %% ../nbs/22_datasets.ipynb #900ffe2a
+# %% ../nbs/22_datasets.ipynb #18a94685
 def day_in(row: dict, field: str, where: str) -> str | None:
     "The day of a time stamp, None for an empty one. Raises `CasmError` for any other text."
     t = row.get(field)
@@ -519,7 +519,7 @@ def tsqa_case(row, where):
     probe = Probe(asked, found[0] if found else None, subject, "qa", as_of, ("changed" if hard else "unchanged") if found else "unknown", "tsqa")
     return Case(where, probes=(probe,), passages=(Passage(context, date=day_in(row, "evidence_timestamp", where)),), aliases=tuple((a, found[0]) for a in found[1:]))
 
-# %% ../nbs/22_datasets.ipynb #244065e9
+# %% ../nbs/22_datasets.ipynb #093f0230
 TGQA_RELATIONS = ("was born in", "was birthed in", "entered the world in", "died in", "passed away in", "expired in", "was married to", "tied the knot with", "united in marriage with",
                   "worked at", "served at", "employed by", "played for", "joined", "won prize", "received award", "received prize", "owned", "possessed", "studied in", "educated in",
                   "was affiliated to", "was a member of", "was associated with", "created", "produced", "crafted")
@@ -541,7 +541,7 @@ def tgqa_case(row, where):
     probes = tuple(Probe(f"In {f.valid_from}, {f.subject} {f.relation}", f.value, f.subject, f.relation, f.valid_from, "changed" if changed(f) else "unchanged", "tgqa") for f in facts)
     return Case(where, facts, probes, (Passage(story),), several=frozenset(f.relation for f in facts) - TGQA_EXCLUSIVE, problems=tuple(problems))
 
-# %% ../nbs/22_datasets.ipynb #b396fa05
+# %% ../nbs/22_datasets.ipynb #12fe8fc7
 def year_in(span: dict, field: str, where: str) -> str | None:
     "A year as AToKe has it, a number or a text; None for an open one."
     if not isinstance(span, dict) or (field == "since" and span.get(field) is None): raise CasmError(f"{where}: is {reprlib.repr(span)}; give its since and until")
@@ -572,7 +572,7 @@ def atoke_case(row, where):
     probes += [q for h, (old, _) in zip([past] if isinstance(past, dict) else past, pairs) for q in edit_probes(h, old, ("HRS", "HES", "HES-P"), "superseded", True)]
     return Case(where, tuple(facts), tuple(probes), aliases=edit_aliases(row, pairs))
 
-# %% ../nbs/22_datasets.ipynb #32a8f9e1
+# %% ../nbs/22_datasets.ipynb #7e367bbc
 def edit_probes(asked, fact, forms, kind, undated):
     "The questions of one version: without a time (only about the last, or the past), with it, and paraphrased."
     named = ("completion", None), ("time_completion", fact.valid_from), ("paraphrase_time_completion", fact.valid_from)
@@ -588,7 +588,7 @@ def edit_aliases(row, pairs):
         out += [(a, pair[i].value) for pair, names in zip(pairs, lists) for a in names or () if isinstance(a, str) and a.strip()]
     return tuple(dict.fromkeys(out))
 
-# %% ../nbs/22_datasets.ipynb #de2e1ea4
+# %% ../nbs/22_datasets.ipynb #8c6daf08
 _DECISIONS = {"new": "new", "learn": "new", "obsolete": "obsolete", "forget": "obsolete", "static": "static", "keep": "static"}
 WIKIFACTDIFF_DATES = ("2021-01-04", "2023-02-27")
 
@@ -616,7 +616,7 @@ def neighbours(row, as_of, where):
     name = lambda x: x.get("label") if isinstance(x, dict) else None
     return [Probe(x["prompt"].replace("____", "").strip(), checked_text(name(x["object"]), f"{where}: neighborhood"), name(n.get("subject")) or x["prompt"], name(n.get("relation") or row["relation"]), as_of, "neighbour", "probe") for n, x in near]
 
-# %% ../nbs/22_datasets.ipynb #9b6736bd
+# %% ../nbs/22_datasets.ipynb #560cbf4f
 def fact_case(row, where):
     "A plain fact, or a text with perhaps its date."
     row = {k: v for k, v in row.items() if v not in (None, "")}
@@ -635,7 +635,7 @@ def _each(make):
         for where, row in rows_of(path): yield row if isinstance(row, CasmError) else or_error(lambda: make(row, where))
     return read
 
-# %% ../nbs/22_datasets.ipynb #f34c2878
+# %% ../nbs/22_datasets.ipynb #6b705b7d
 def _seed_facts(path):
     records, seen = [], {}
     for i, (where, row) in enumerate(read_json_list(path, None), 1):
@@ -673,7 +673,7 @@ def _seed_passages(path):
         last = names[0]
         yield or_error(lambda: Case(where, passages=(place_error(where, lambda: Passage(checked_text(text, where), date=names[0])),)))
 
-# %% ../nbs/22_datasets.ipynb #9f7d18c6
+# %% ../nbs/22_datasets.ipynb #cb846fb0
 FORMATS = {
     "twiki_probes": ("TemporalWiki probes", _twiki_probes), "twiki_diffsets": ("TemporalWiki diffsets", _twiki_diffsets), "augmented": ("augmented passages", _augmented),
     "tsqa": ("TS-QA", _each(tsqa_case)), "tgqa": ("TGQA stories", _each(tgqa_case)), "atoke": ("AToKe edits", _each(atoke_case)),
@@ -695,7 +695,7 @@ def data_format(path: str | Path) -> str:
     if found := [f for k, f in _FIELDS_OF.items() if k in row]: return found[0]
     raise CasmError(f"{where}: has the fields {', '.join(map(repr, row)) or 'none'}, of which none tells what it is; expected is one of {', '.join(_FIELDS_OF)}")
 
-# %% ../nbs/22_datasets.ipynb #844f6f15
+# %% ../nbs/22_datasets.ipynb #6e7cbaed
 def first_characters(path):
     "The beginning of a text file"
     with opened(path) as f: yield f.read(4096)
@@ -712,7 +712,7 @@ def _table_format(path):
     if {c.strip().lower() for c in columns} & {*_TEXT_COLUMNS}: return "twiki_diffsets"
     raise CasmError(f"{path}: line 1: the columns are {', '.join(map(repr, columns)) or 'none'}; give subject, relation and object, or value and valid_from, or a text")
 
-# %% ../nbs/22_datasets.ipynb #8b28e34e
+# %% ../nbs/22_datasets.ipynb #3a6454aa
 def try_cases(path: str | Path, format: str | None = None) -> Iterator[Case | CasmError]:
     "Each case of a file, or the error that stands in its place. `format` None: see `data_format`. Raises `CasmError` for a file that can't be read at all."
     path = Path(path)
@@ -725,7 +725,7 @@ def read_cases(path: str | Path, format: str | None = None) -> Iterator[Case]:
         if isinstance(c, CasmError): raise c
         yield c
 
-# %% ../nbs/22_datasets.ipynb #41843f36
+# %% ../nbs/22_datasets.ipynb #11f3999c
 class History:
     "The values of each subject and relation, to be counted"
     def __init__(self): self.of, self.several = defaultdict(dict), set()  # key -> time -> values that begin to hold then; relations with several values
@@ -745,7 +745,7 @@ class History:
             changed, chains = changed + n, chains + (n > 1)
         return {"pairs": len(self.of), "changes": changed, "chains": chains, "several_values": {"pairs": len(several), "relations": sorted({r for _, r in several})}}
 
-# %% ../nbs/22_datasets.ipynb #7d261a30
+# %% ../nbs/22_datasets.ipynb #6e48e7a3
 def inspect_file(path: str | Path, most: int = 20) -> dict:
     "What a file is and holds; `problems` names the first `most`. Raises `CasmError` naming the first row that can't be read, and how many there are."
     path, history, groups = Path(path), History(), {}
@@ -763,7 +763,7 @@ def inspect_file(path: str | Path, most: int = 20) -> dict:
     return {"format": format, "what": FORMATS[format][0], "rows": n["rows"], "facts": n["facts"], **history.counts(), "questions": n["probes"], "passages": n["passages"],
             **({"probes": groups} if groups else {}), "problem_count": n["problems"], "problems": problems}
 
-# %% ../nbs/22_datasets.ipynb #5b136c47
+# %% ../nbs/22_datasets.ipynb #01bb64fc
 def structure(path: str | Path) -> dict:
     "Per period changed and unchanged pairs and sequential contradictions, and between periods the pairs changed in both. Raises `CasmError` for a file without periods."
     split, several = defaultdict(lambda: {"changed": {}, "unchanged": {}}), defaultdict(set)
@@ -782,7 +782,7 @@ def structure(path: str | Path) -> dict:
     overlap = {f"{a}<->{b}": len(changed[a] & changed[b]) for i, a in enumerate(changed) for b in list(changed)[i + 1:]}
     return {"format": format, "per_period": rows, "pairwise_changed_key_overlap": overlap}
 
-# %% ../nbs/22_datasets.ipynb #c1a3fb87
+# %% ../nbs/22_datasets.ipynb #ac650279
 def _grouped(path, format):
     "((period, split), pair, value) of every fact, period by period"
     if format == "seed_facts":
