@@ -8,10 +8,10 @@ __all__ = ['MODEL', 'PRICES', 'KEYS', 'PATIENCE', 'LETTERS', 'Prompts', 'tokens_
            'Answers', 'Job', 'fulfil', 'bill', 'dry_run', 'spread', 'facts_prompt', 'plain_check', 'to_record',
            'facts_schema', 'Facts', 'augmentation_prompts', 'write_whole', 'write_prompts', 'read_prompts',
            'read_prompt_file', 'subject_in', 'sentences', 'passage_problem', 'passages_prompt', 'clean_passage',
-           'Passages', 'read_passages', 'write_passages', 'complete', 'check_pace', 'shortfall', 'gemini_command',
-           'augment_command', 'first_rows', 'write_all', 'add_gemini', 'add_augment']
+           'Passages', 'read_passages', 'write_passages', 'resume', 'complete', 'check_pace', 'shortfall',
+           'gemini_command', 'augment_command', 'first_rows', 'write_all', 'add_gemini', 'add_augment']
 
-# %% ../nbs/21_gemini.ipynb #31ecb4ee
+# %% ../nbs/21_gemini.ipynb #9e15aee3
 import csv, email.utils, fcntl, io, json, os, random, re, time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-# %% ../nbs/21_gemini.ipynb #bc35466c
+# %% ../nbs/21_gemini.ipynb #4f54aed9
 from .benchmark import DOMAINS, Benchmark, SeedRecord, check_periods, check_record, never_changed, read_facts, write_facts
 from .facts import CasmError, relation_text
 
-# %% ../nbs/21_gemini.ipynb #19a4e0ed
+# %% ../nbs/21_gemini.ipynb #79ee880d
 MODEL = "gemini-2.5-flash-lite"
 PRICES = {"gemini-2.5-flash-lite": (.10, .40), "gemini-2.5-flash": (.30, 2.50), "gemini-2.5-pro": (1.25, 10.)}  # list prices of 2026: dollars for a million tokens in, out
 
@@ -36,7 +36,7 @@ def dollars(model: str, tokens_in: int, tokens_out: int) -> str:
     if model not in PRICES: return f"a price not known for {model}"
     return f"about ${(tokens_in * PRICES[model][0] + tokens_out * PRICES[model][1]) / 1e6:.4f}"
 
-# %% ../nbs/21_gemini.ipynb #a3d639a0
+# %% ../nbs/21_gemini.ipynb #8200159c
 KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
 
 def read_env(path: str | Path) -> dict[str, str]:
@@ -56,7 +56,7 @@ def find_key(folder: str | Path = ".") -> str:
             return key
     raise CasmError(f"no API key: set {KEYS[0]} or {KEYS[1]}, or write one into a file .env here; --dry-run needs none")
 
-# %% ../nbs/21_gemini.ipynb #00a6c5ee
+# %% ../nbs/21_gemini.ipynb #ab3148d2
 class Answer(NamedTuple):
     "What came back for a prompt."
     text: str  # empty if it was withheld
@@ -77,7 +77,7 @@ def read_response(r) -> Answer:
     finish = first.finish_reason.name if first.finish_reason else "STOP"
     return Answer(text, "EMPTY" if finish == "STOP" and not text.strip() else finish, *billed)
 
-# %% ../nbs/21_gemini.ipynb #aedf7895
+# %% ../nbs/21_gemini.ipynb #7f467396
 PATIENCE = 300  # seconds; a server that asks for more is left alone
 
 def retry_after(e) -> float | None:
@@ -94,7 +94,8 @@ def wait_after(e: Exception, attempt: int) -> float:
     from google.genai.errors import APIError
     told = retry_after(e) if isinstance(e, APIError) else None
     if isinstance(e, APIError) and e.code not in (408, 429) and e.code < 500:
-        fix = "give another --model" if e.code == 404 else f"check the key in {KEYS[0]}, {KEYS[1]} or .env"
+        mine = e.code in (401, 403) or "api key" in str(e.message).casefold()
+        fix = f"check the key in {KEYS[0]}, {KEYS[1]} or .env" if mine else "give another --model"
         raise CasmError(f"Gemini refuses the request ({in_words(e)}); {fix}") from None
     if not (isinstance(e, (APIError, ValueError, OSError)) or any(c.__name__ == "TransportError" for c in type(e).__mro__)): raise e
     if told is not None and told > PATIENCE:
@@ -107,7 +108,7 @@ def in_words(e: Exception) -> str:
     said = " ".join(said.split())
     return said if len(said) <= 200 else said[:199] + "…"
 
-# %% ../nbs/21_gemini.ipynb #cd8ff039
+# %% ../nbs/21_gemini.ipynb #df3ad3da
 @dataclass
 class Gemini:
     "A model to ask. `ask` raises `CasmError` when the service refuses or gives no answer in `tries` attempts."
@@ -141,7 +142,7 @@ def connect(key: str, base_url: str | None = None):  # base_url None: Google's, 
     logging.getLogger("google_genai").setLevel(logging.ERROR)  # it would remark on two keys in the environment
     return genai.Client(vertexai=False, api_key=key, http_options={"timeout": 300_000} | ({"base_url": base_url} if base_url else {}))
 
-# %% ../nbs/21_gemini.ipynb #959f73e4
+# %% ../nbs/21_gemini.ipynb #9c52c400
 def parse_items(text: str) -> list[dict]:
     "The whole objects of the first JSON list in an answer, up to where it ends or breaks."
     start = re.search(r"\[\s*(?=\{)", text) or re.search(r"(?=\{)", text)
@@ -153,7 +154,7 @@ def parse_items(text: str) -> list[dict]:
         pos = re.compile(r"[\s,]*").match(text, end).end()
     return items
 
-# %% ../nbs/21_gemini.ipynb #1f95ae80
+# %% ../nbs/21_gemini.ipynb #aefd8dc9
 def read_answers(path: Path, head: dict) -> tuple[list[dict], int]:  # the answers; the bytes up to the end of the last whole line
     "What an answers file holds; nothing if there is none. Raises `CasmError` for a file of another kind or a broken line."
     raw = path.read_bytes() if path.exists() else b""
@@ -167,7 +168,7 @@ def read_answers(path: Path, head: dict) -> tuple[list[dict], int]:  # the answe
         except (ValueError, RecursionError): raise CasmError(f"{path}: line {i} is not JSON; restore it, or remove it to pay for its answers again") from None
     return rows, len(raw) - len(rest)
 
-# %% ../nbs/21_gemini.ipynb #7b98f406
+# %% ../nbs/21_gemini.ipynb #4f14f2f0
 class Answers:
     "`with Answers(path, head) as answers:` holds the file against other processes, or raises `CasmError` at once."
     def __init__(self, path: str | Path, head: dict): self.path, self.head = Path(path), head
@@ -176,7 +177,9 @@ class Answers:
         self.file = self.path.open("a+b")
         try:
             try: fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError: raise CasmError(f"{self.path} is in use by another process; wait for it, or write elsewhere") from None
+            except OSError as e:
+                why = "in use by another process" if isinstance(e, BlockingIOError) else f"on a file system without locks ({e.strerror})"
+                raise CasmError(f"{self.path} is {why}; wait for it, or write elsewhere") from None
             self.lines, whole = read_answers(self.path, self.head)
             self.file.truncate(whole)
             if not whole: self._write(self.head)
@@ -197,7 +200,7 @@ class Answers:
         self.file.flush()
         os.fsync(self.file.fileno())
 
-# %% ../nbs/21_gemini.ipynb #ca26c343
+# %% ../nbs/21_gemini.ipynb #d0864a84
 @dataclass(frozen=True)
 class Job:
     "One request to make."
@@ -214,23 +217,25 @@ def fulfil(task, gemini: Gemini, answers: Answers, repairs: int = 2, say: Callab
             answers.append(line)
             say(f"{job.name}: {task.absorb(line)}")
 
+def _some(n, thing): return f"{n} {thing}{'s' * (n != 1)}"
+
 def bill(lines: list[dict]) -> str:
     "What the answers in a file have cost, in words"
     models = dict.fromkeys(a["model"] for a in lines)
     sums = {m: [sum(a[k] for a in lines if a["model"] == m) for k in ("tokens_in", "tokens_out")] for m in models}
-    return "; ".join(f"{m}: {sum(a['model'] == m for a in lines)} answers, {i:,} tokens in, {o:,} out, {dollars(m, i, o)}" for m, (i, o) in sums.items()) or "nothing paid"
+    return "; ".join(f"{m}: {_some(sum(a['model'] == m for a in lines), 'answer')}, {i:,} tokens in, {o:,} out, {dollars(m, i, o)}" for m, (i, o) in sums.items()) or "nothing paid"
 
-# %% ../nbs/21_gemini.ipynb #72ed8d08
+# %% ../nbs/21_gemini.ipynb #0da313db
 def dry_run(task, model: str, rpm: float) -> str:
     "Every prompt that would be sent now, and an estimate of what the answers cost."
     jobs = list(task.jobs(0))
-    shown = [f"--- prompt {i} of {len(jobs)}: {job.name} ---\n{job.prompt}\n" for i, job in enumerate(jobs, 1)]
+    shown = [f"--- prompt {i} of {len(jobs)}: {job.name} ---\n{job.prompt}" for i, job in enumerate(jobs, 1)]
     tokens_in, tokens_out = sum(tokens_of(job.prompt + json.dumps(task.schema)) for job in jobs), sum(job.tokens_out for job in jobs)
-    shown.append(f"{len(jobs)} requests, about {tokens_in:,} tokens in and {tokens_out:,} out: {dollars(model, tokens_in, tokens_out)} with {model},\n"
-                 f"at least {len(jobs) / rpm:.0f} minutes at {rpm:g} requests a minute. What is refused is asked for again, at most twice.\nNothing was sent.")
+    shown.append(f"{_some(len(jobs), 'request')}, about {tokens_in:,} tokens in and {tokens_out:,} out: {dollars(model, tokens_in, tokens_out)} with {model},\n"
+                 f"not done before {60 * len(jobs) / rpm:.0f} seconds at {rpm:g} requests a minute. What is refused is asked for again, at most twice.\nNothing was sent.")
     return "\n".join(shown)
 
-# %% ../nbs/21_gemini.ipynb #c99698e7
+# %% ../nbs/21_gemini.ipynb #5246d23d
 LETTERS = ("A to D", "M to P", "E to H", "Q to S", "I to L", "T to Z")
 
 def spread(n: int, periods: tuple[str, ...], turn: int = 0) -> dict[str, int]:  # first period of the new value, "" for none -> how many facts
@@ -253,10 +258,10 @@ def facts_prompt(n: int, domain: str, periods: tuple[str, ...], turn: int = 0, r
         "No entity has the same relation twice.",
         "The mix is exactly:\n" + "\n".join(mix)]
     if refused: rules.append("Earlier answers were refused for what follows; do better:\n" + "\n".join(f"   - {r}" for r in refused))
-    return (f"Invent {n} facts about {domain} in a world that does not exist. They test whether a model can learn what it can't know.\n\n"
-            + "\n".join(f"{i}. {r}" for i, r in enumerate(rules, 1)) + f"\n\nAnswer with a JSON list of {n} objects with the keys entity, relation, {keys}, changed.\n")
+    return (f"Invent {_some(n, 'fact')} about {domain} in a world that does not exist. They test whether a model can learn what it can't know.\n\n"
+            + "\n".join(f"{i}. {r}" for i, r in enumerate(rules, 1)) + f"\n\nAnswer with a JSON list of {_some(n, 'object')} with the keys entity, relation, {keys}, changed.\n")
 
-# %% ../nbs/21_gemini.ipynb #8812d28a
+# %% ../nbs/21_gemini.ipynb #25540ccd
 def plain_check(records: list[SeedRecord]) -> list[str]:
     "The problems of records that no benchmark can use, each beginning with its code."
     out = []
@@ -275,7 +280,7 @@ def to_record(item: dict, periods: tuple[str, ...]) -> SeedRecord:
     if not isinstance(record.changed, bool): raise CasmError(f"changed is {record.changed!r}; give true or false")
     return record
 
-# %% ../nbs/21_gemini.ipynb #2974c6e5
+# %% ../nbs/21_gemini.ipynb #a48f3d9e
 def facts_schema(periods: tuple[str, ...]) -> dict:
     "The schema of a list of records, as the Gemini API takes it."
     text = {"type": "STRING"}
@@ -301,13 +306,13 @@ class Facts:
     def jobs(self, turn: int) -> Iterator[Job]:
         "The requests for what is missing; problems of earlier answers are told from turn 1 on."
         size = tokens_of(json.dumps(dict.fromkeys(self.schema["items"]["required"], "a few words here")))
-        for d in self.want:
-            left, first = self.missing(d), self.calls[d]
+        for i, d in enumerate(self.want):
+            left, first = self.missing(d), self.calls[d] + i
             batches = -(-left // self.batch)
             for k in range(batches):
                 n = min(left // batches + (k < left % batches), self.missing(d))
                 prompt = facts_prompt(n, d, self.periods, first + k, tuple(self.examples.values()) if turn else ())
-                if n: yield Job(f"{d}, {n} facts", prompt, {"domain": d, "n": n}, n * size)
+                if n: yield Job(f"{d}, {_some(n, 'fact')}", prompt, {"domain": d, "n": n}, n * size)
 
     def absorb(self, line: dict) -> str:
         "Take in an answer; what came of it, in words."
@@ -315,6 +320,7 @@ class Facts:
         self.calls[d] += 1
         bad = [p for p in map(lambda item: self._refuse(item, d), items) if p]
         if len(items) < line["n"] and line["finish"] != "STOP": bad.append(f"{line['finish']}: the answer ended early")
+        elif not items: bad.append("NO_LIST: the answer had no list of objects")
         codes = Counter(p.partition(":")[0] for p in bad)
         self.refused += codes
         self.examples |= {p.partition(":")[0]: p for p in bad}
@@ -333,7 +339,7 @@ class Facts:
         "The facts so far, at most as many as wanted. Raises `CasmError` when there is none."
         return Benchmark(self.periods, tuple(r for d, n in self.want.items() for r in self.have.get(d, ())[:n]))
 
-# %% ../nbs/21_gemini.ipynb #92ab048d
+# %% ../nbs/21_gemini.ipynb #5577ba50
 Prompts = dict[str, list[tuple[str, str]]]  # period -> (prompt, answer), in the order of the rows
 
 def augmentation_prompts(benchmark: Benchmark) -> Prompts:
@@ -352,7 +358,7 @@ def write_whole(path: Path, text: str):
         os.replace(beside, path)
     finally: beside.unlink(missing_ok=True)
 
-# %% ../nbs/21_gemini.ipynb #c4033ac0
+# %% ../nbs/21_gemini.ipynb #761f79ff
 def write_prompts(prompts: Prompts, folder: str | Path):
     "Write one prompt file a period. Raises `CasmError`, and writes nothing, where there are other prompts."
     folder = Path(folder)
@@ -362,7 +368,7 @@ def write_prompts(prompts: Prompts, folder: str | Path):
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items(): write_whole(folder / name, text)
 
-# %% ../nbs/21_gemini.ipynb #cc7a1d55
+# %% ../nbs/21_gemini.ipynb #1c33f74c
 _TWIKI = ("aug_sep", "sep_oct", "oct_nov", "nov_dec")  # in time order, which the alphabet's is not
 
 def read_prompts(folder: str | Path) -> Prompts:
@@ -392,7 +398,7 @@ def read_prompt_file(path: Path) -> tuple[str, list[tuple[str, str]]]:  # period
     if not re.fullmatch(r"[\w.-]*\w", period): raise CasmError(f"{path}: period {period!r} is no name for a file; use letters, digits, - and _")
     return period, rows
 
-# %% ../nbs/21_gemini.ipynb #adefd737
+# %% ../nbs/21_gemini.ipynb #17535343
 def subject_in(prompt: str) -> str:
     "The subject of a prompt like \"The berth depth of Azure Tide Harbor is\", or the end of it; empty where there is no \"of\"."
     return prompt.rpartition(" of ")[2].removesuffix(" is").strip() if " of " in prompt else ""
@@ -415,24 +421,24 @@ def passage_problem(text: str, prompt: str, answer: str) -> str | None:
     years = set(re.findall(r"(?<!\w)(?:19|20)[0-9]{2}(?!\w)", text)) - set(re.findall("[0-9]{4}", f"{prompt} {answer}"))
     return f"OTHER_YEAR: {text!r} names {min(years)}" if years else None
 
-# %% ../nbs/21_gemini.ipynb #2f62bbff
+# %% ../nbs/21_gemini.ipynb #f8b3397b
 def passages_prompt(rows: list[tuple[str, str]]) -> str:
     "The prompt for a passage about each row."
     return ("Write training passages for a language model, one for each numbered fact below.\n\n"
             "1. A passage has one to three sentences, each shorter than 20 words.\n"
             "2. Exactly one sentence states the fact. It names the subject in full and gives the answer exactly as written, once.\n"
             "3. The others, if any, say something fitting about the same subject. They neither repeat nor contradict the fact.\n"
-            "4. No year or date that the fact does not name. No real person, place, company, product or work.\n"
+            "4. No year or date, and no person, place, company, product or work that the fact does not name.\n"
             "5. Word them differently: do not copy the prompt.\n\nFacts, as prompt and answer:\n"
             + "\n".join(f"{i}. {json.dumps(prompt, ensure_ascii=False)} {json.dumps(answer, ensure_ascii=False)}" for i, (prompt, answer) in enumerate(rows, 1))
-            + f'\n\nAnswer with a JSON list of {len(rows)} objects with the keys number and passage.\n')
+            + f"\n\nAnswer with a JSON list of {_some(len(rows), 'object')} with the keys number and passage.\n")
 
 def clean_passage(text: str) -> str:
     "A passage without surplus white space, and without quotation marks around the whole of it."
     text = " ".join(text.split())
     return text[1:-1].strip() if len(text) > 1 and text[0] + text[-1] in ('""', "''", "“”") else text
 
-# %% ../nbs/21_gemini.ipynb #dfe53eba
+# %% ../nbs/21_gemini.ipynb #874734d1
 class Passages:
     "The task of a passage for every prompt. `given` are rows that are there already: each is kept if it passes the check."
     head = {"casm": "gemini passages 1"}
@@ -456,7 +462,7 @@ class Passages:
             for i in range(0, len(left), size):
                 rows = left[i:i + size]
                 tokens = sum(tokens_of(prompt + answer) + 40 for prompt, answer in rows)
-                yield Job(f"{p}, {len(rows)} passages", passages_prompt(rows), {"period": p, "rows": rows}, tokens)
+                yield Job(f"{p}, {_some(len(rows), 'passage')}", passages_prompt(rows), {"period": p, "rows": rows}, tokens)
 
     def absorb(self, line: dict) -> str:
         "Take in an answer; what came of it, in words."
@@ -475,7 +481,7 @@ class Passages:
         if problem := passage_problem(text, *row): return problem
         self.have[period, *row] = text
 
-# %% ../nbs/21_gemini.ipynb #f2c3dbc5
+# %% ../nbs/21_gemini.ipynb #298c070f
 def read_passages(path: Path, most: int) -> list[str]:
     "The rows of a passages file, none if there is no such file. Raises `CasmError` for another kind of file or more than `most` rows."
     if not path.exists(): return []
@@ -493,13 +499,22 @@ def write_passages(path: Path, texts: list[str]):
     csv.writer(out, quoting=csv.QUOTE_ALL).writerows([["text"], *([t] for t in texts)])
     write_whole(path, out.getvalue())
 
-# %% ../nbs/21_gemini.ipynb #f16111b2
-def complete(task, path: Path, args):
-    "Absorb the answers file at `path` and ask for what is missing; without a key only if nothing is. Return the answers."
+# %% ../nbs/21_gemini.ipynb #e5dfaaba
+def resume(task, path: Path) -> list[dict]:
+    "Absorb the answers in a file; return them."
+    lines = read_answers(path, task.head)[0]
+    for line in lines: task.absorb(line)
+    task.refused.clear()  # what was wrong then is no news
+    return lines
+
+def complete(task, path: Path, lines: list[dict], args) -> list[dict]:
+    "Ask for what is missing after `lines`, the answers in the file at `path`; return all answers. Without a key only if nothing is missing."
+    if not next(task.jobs(0), None): return lines
+    gemini = Gemini(connect(find_key()), args.model, args.rpm)
     path.parent.mkdir(parents=True, exist_ok=True)
     with Answers(path, task.head) as answers:
-        for line in answers.lines: task.absorb(line)
-        if next(task.jobs(0), None): fulfil(task, Gemini(connect(find_key()), args.model, args.rpm), answers)
+        if answers.lines != lines: raise CasmError(f"{path}: another process has just written there; the same command continues")
+        fulfil(task, gemini, answers)
         return answers.lines
 
 def check_pace(args):
@@ -507,9 +522,9 @@ def check_pace(args):
 
 def shortfall(task) -> str:
     "Why things are missing, in words"
-    return ", ".join(f"{n} {code}" for code, n in task.refused.most_common())
+    return f"refused: {', '.join(f'{n} {code}' for code, n in task.refused.most_common()) or 'none, but fewer came than were asked for'}"
 
-# %% ../nbs/21_gemini.ipynb #639f6915
+# %% ../nbs/21_gemini.ipynb #952b9542
 def gemini_command(args):
     "Write a facts file of facts that Gemini invents, or finish it"
     check_pace(args)
@@ -517,17 +532,16 @@ def gemini_command(args):
     kept = out.parent / f"{out.stem}.answers.jsonl"
     if out.is_dir(): raise CasmError(f"{out} is a folder; give the name of a file with --out")
     if out.exists() and not kept.exists(): raise CasmError(f"{out} is there and not from here; give another --out")
-    if args.dry_run:
-        for line in read_answers(kept, task.head)[0]: task.absorb(line)
-        return print(dry_run(task, args.model, args.rpm))
-    lines = complete(task, kept, args)
+    lines = resume(task, kept)
+    if args.dry_run: return print(dry_run(task, args.model, args.rpm))
+    lines = complete(task, kept, lines, args)
     benchmark = task.benchmark()
     write_facts(benchmark, out)
     mix = Counter(next((p for p in benchmark.periods[1:] if r.values[p] != r.values[benchmark.periods[0]]), "never") for r in benchmark.records)
     print(bill(lines), "first change: " + ", ".join(f"{p} {mix[p]}" for p in (*benchmark.periods[1:], "never")), f"results: {out}", sep="\n")
-    if (n := len(benchmark.records)) < args.n: raise CasmError(f"{out}: {n} of {args.n} facts (refused: {shortfall(task)}); the same command asks for the rest")
+    if (n := len(benchmark.records)) < args.n: raise CasmError(f"{out}: {n} of {args.n} facts ({shortfall(task)}); the same command asks for the rest")
 
-# %% ../nbs/21_gemini.ipynb #7d81c854
+# %% ../nbs/21_gemini.ipynb #7fad23ff
 def augment_command(args):
     "Write prompt files from facts, passages from prompt files, or both"
     check_pace(args)
@@ -539,10 +553,9 @@ def augment_command(args):
         print(f"{sum(map(len, prompts.values()))} prompts: {args.prompts_dir}")
     given = {p: read_passages(Path(args.outdir, f"{p}.csv"), len(rows)) for p, rows in prompts.items()} if args.outdir else {}
     task, kept = Passages(first_rows(prompts, args.limit), given, args.batch), Path(args.outdir or "", "answers.jsonl")
-    if args.dry_run:
-        for line in read_answers(kept, task.head)[0] if args.outdir else (): task.absorb(line)
-        print(dry_run(task, args.model, args.rpm))
-    elif args.outdir: write_all(task, given, Path(args.outdir), complete(task, kept, args))
+    lines = resume(task, kept) if args.outdir else []
+    if args.dry_run: print(dry_run(task, args.model, args.rpm))
+    elif args.outdir: write_all(task, given, Path(args.outdir), complete(task, kept, lines, args))
 
 def first_rows(prompts: Prompts, limit: int | None) -> Prompts:
     "The first `limit` rows over all periods; periods left without a row are gone."
@@ -558,9 +571,9 @@ def write_all(task: Passages, given: dict[str, list[str]], outdir: Path, lines: 
         write_passages(outdir / f"{p}.csv", [task.have.get((p, *row), "ERROR") for row in rows] + given[p][len(rows):])
     print(bill(lines), f"results: {outdir}", sep="\n")
     if n := sum((p, *row) not in task.have for p, rows in task.prompts.items() for row in rows):
-        raise CasmError(f"{outdir}: {n} rows say ERROR (refused: {shortfall(task)}); the same command asks for them again")
+        raise CasmError(f"{outdir}: {_some(n, 'row')} of {sum(map(len, task.prompts.values()))} left as ERROR ({shortfall(task)}); the same command asks for them again")
 
-# %% ../nbs/21_gemini.ipynb #b4b9a65f
+# %% ../nbs/21_gemini.ipynb #93c58685
 def add_gemini(commands, command):  # casm.cli's helper
     p = command(commands, "gemini", gemini_command, "have Gemini invent facts that change, and check them", "casm data gemini --n 800 --out facts.json --dry-run")
     p.add_argument("--out", required=True, metavar="FILE", help="the facts file; answers are kept beside it, in NAME.answers.jsonl")
