@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['MODEL', 'PRICES', 'KEYS', 'PATIENCE', 'LETTERS', 'Prompts', 'tokens_of', 'dollars', 'read_env', 'find_key', 'Answer',
            'read_response', 'retry_after', 'wait_after', 'in_words', 'Gemini', 'connect', 'parse_items', 'read_answers',
-           'Answers', 'Job', 'fulfil', 'bill', 'dry_run', 'spread', 'facts_prompt', 'plain_check', 'to_record',
-           'facts_schema', 'Facts', 'augmentation_prompts', 'write_whole', 'write_prompts', 'read_prompts',
-           'read_prompt_file', 'subject_in', 'sentences', 'passage_problem', 'passages_prompt', 'clean_passage',
-           'Passages', 'read_passages', 'write_passages', 'resume', 'complete', 'check_pace', 'shortfall',
-           'gemini_command', 'augment_command', 'first_rows', 'write_all', 'add_gemini', 'add_augment']
+           'Answers', 'Job', 'fulfil', 'bill', 'dry_run', 'spread', 'facts_prompt', 'to_record', 'facts_schema',
+           'Facts', 'write_prompts', 'read_prompts', 'read_prompt_file', 'parts_of', 'mentions', 'sentences',
+           'passage_problem', 'passages_prompt', 'clean_passage', 'Passages', 'read_passages', 'write_passages',
+           'resume', 'complete', 'check_pace', 'shortfall', 'gemini_command', 'augment_command', 'first_rows',
+           'write_all', 'add_gemini', 'add_augment']
 
-# %% ../nbs/21_gemini.ipynb #9e15aee3
+# %% ../nbs/21_gemini.ipynb #46b76a7a
 import csv, email.utils, fcntl, io, json, os, random, re, time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-# %% ../nbs/21_gemini.ipynb #4f54aed9
-from .benchmark import DOMAINS, Benchmark, SeedRecord, check_periods, check_record, never_changed, read_facts, write_facts
-from .facts import CasmError, relation_text
+# %% ../nbs/21_gemini.ipynb #9a276280
+from .benchmark import DOMAINS, Benchmark, Finding, SeedRecord, augmentation_prompts, check_periods, check_quotas, check_record, mix, prompt_files
+from .benchmark import read_facts, validate, write_facts, written
+from .facts import CasmError, canonical
 
-# %% ../nbs/21_gemini.ipynb #79ee880d
+# %% ../nbs/21_gemini.ipynb #3c45199a
 MODEL = "gemini-2.5-flash-lite"
 PRICES = {"gemini-2.5-flash-lite": (.10, .40), "gemini-2.5-flash": (.30, 2.50), "gemini-2.5-pro": (1.25, 10.)}  # list prices of 2026: dollars for a million tokens in, out
 
@@ -36,7 +37,7 @@ def dollars(model: str, tokens_in: int, tokens_out: int) -> str:
     if model not in PRICES: return f"a price not known for {model}"
     return f"about ${(tokens_in * PRICES[model][0] + tokens_out * PRICES[model][1]) / 1e6:.4f}"
 
-# %% ../nbs/21_gemini.ipynb #8200159c
+# %% ../nbs/21_gemini.ipynb #50e16722
 KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
 
 def read_env(path: str | Path) -> dict[str, str]:
@@ -56,7 +57,7 @@ def find_key(folder: str | Path = ".") -> str:
             return key
     raise CasmError(f"no API key: set {KEYS[0]} or {KEYS[1]}, or write one into a file .env here; --dry-run needs none")
 
-# %% ../nbs/21_gemini.ipynb #ab3148d2
+# %% ../nbs/21_gemini.ipynb #67d2fd9b
 class Answer(NamedTuple):
     "What came back for a prompt."
     text: str  # empty if it was withheld
@@ -77,7 +78,7 @@ def read_response(r) -> Answer:
     finish = first.finish_reason.name if first.finish_reason else "STOP"
     return Answer(text, "EMPTY" if finish == "STOP" and not text.strip() else finish, *billed)
 
-# %% ../nbs/21_gemini.ipynb #7f467396
+# %% ../nbs/21_gemini.ipynb #fd4ee191
 PATIENCE = 300  # seconds; a server that asks for more is left alone
 
 def retry_after(e) -> float | None:
@@ -108,7 +109,7 @@ def in_words(e: Exception) -> str:
     said = " ".join(said.split())
     return said if len(said) <= 200 else said[:199] + "…"
 
-# %% ../nbs/21_gemini.ipynb #df3ad3da
+# %% ../nbs/21_gemini.ipynb #ae879e7f
 @dataclass
 class Gemini:
     "A model to ask. `ask` raises `CasmError` when the service refuses or gives no answer in `tries` attempts."
@@ -142,7 +143,7 @@ def connect(key: str, base_url: str | None = None):  # base_url None: Google's, 
     logging.getLogger("google_genai").setLevel(logging.ERROR)  # it would remark on two keys in the environment
     return genai.Client(vertexai=False, api_key=key, http_options={"timeout": 300_000} | ({"base_url": base_url} if base_url else {}))
 
-# %% ../nbs/21_gemini.ipynb #9c52c400
+# %% ../nbs/21_gemini.ipynb #0b680907
 def parse_items(text: str) -> list[dict]:
     "The whole objects of the first JSON list in an answer, up to where it ends or breaks."
     start = re.search(r"\[\s*(?=\{)", text) or re.search(r"(?=\{)", text)
@@ -154,7 +155,7 @@ def parse_items(text: str) -> list[dict]:
         pos = re.compile(r"[\s,]*").match(text, end).end()
     return items
 
-# %% ../nbs/21_gemini.ipynb #aefd8dc9
+# %% ../nbs/21_gemini.ipynb #a20e6ecb
 def read_answers(path: Path, head: dict) -> tuple[list[dict], int]:  # the answers; the bytes up to the end of the last whole line
     "What an answers file holds; nothing if there is none. Raises `CasmError` for a file of another kind or a broken line."
     raw = path.read_bytes() if path.exists() else b""
@@ -168,7 +169,7 @@ def read_answers(path: Path, head: dict) -> tuple[list[dict], int]:  # the answe
         except (ValueError, RecursionError): raise CasmError(f"{path}: line {i} is not JSON; restore it, or remove it to pay for its answers again") from None
     return rows, len(raw) - len(rest)
 
-# %% ../nbs/21_gemini.ipynb #4f14f2f0
+# %% ../nbs/21_gemini.ipynb #eaa325be
 class Answers:
     "`with Answers(path, head) as answers:` holds the file against other processes, or raises `CasmError` at once."
     def __init__(self, path: str | Path, head: dict): self.path, self.head = Path(path), head
@@ -200,7 +201,7 @@ class Answers:
         self.file.flush()
         os.fsync(self.file.fileno())
 
-# %% ../nbs/21_gemini.ipynb #d0864a84
+# %% ../nbs/21_gemini.ipynb #13101f44
 @dataclass(frozen=True)
 class Job:
     "One request to make."
@@ -225,7 +226,7 @@ def bill(lines: list[dict]) -> str:
     sums = {m: [sum(a[k] for a in lines if a["model"] == m) for k in ("tokens_in", "tokens_out")] for m in models}
     return "; ".join(f"{m}: {_some(sum(a['model'] == m for a in lines), 'answer')}, {i:,} tokens in, {o:,} out, {dollars(m, i, o)}" for m, (i, o) in sums.items()) or "nothing paid"
 
-# %% ../nbs/21_gemini.ipynb #0da313db
+# %% ../nbs/21_gemini.ipynb #449b24a9
 def dry_run(task, model: str, rpm: float) -> str:
     "Every prompt that would be sent now, and an estimate of what the answers cost."
     jobs = list(task.jobs(0))
@@ -235,7 +236,7 @@ def dry_run(task, model: str, rpm: float) -> str:
                  f"not done before {60 * len(jobs) / rpm:.0f} seconds at {rpm:g} requests a minute. What is refused is asked for again, at most twice.\nNothing was sent.")
     return "\n".join(shown)
 
-# %% ../nbs/21_gemini.ipynb #5246d23d
+# %% ../nbs/21_gemini.ipynb #ce9a5920
 LETTERS = ("A to D", "M to P", "E to H", "Q to S", "I to L", "T to Z")
 
 def spread(n: int, periods: tuple[str, ...], turn: int = 0) -> dict[str, int]:  # first period of the new value, "" for none -> how many facts
@@ -248,30 +249,20 @@ def facts_prompt(n: int, domain: str, periods: tuple[str, ...], turn: int = 0, r
     "The prompt for `n` facts about `domain`; `turn` counts the batches about it, `refused` are problems of earlier ones."
     keys = ", ".join(f"value_{p}" for p in periods)
     counts = spread(n, periods, turn)
-    mix = [f"   - {counts['']} whose value is the same in all of {', '.join(periods)} (changed: false)"]
-    mix += [f"   - {k} whose value is new from {p} on and the same before and the same after (changed: true)" for p, k in counts.items() if p and k]
+    split = [f"   - {counts['']} whose value is the same in all of {', '.join(periods)} (changed: false)"]
+    split += [f"   - {k} whose value is new from {p} on and the same before and the same after (changed: true)" for p, k in counts.items() if p and k]
     rules = [
         f"Entities are invented names that begin with the letters {LETTERS[turn % len(LETTERS)]}. No real person, place, company, product or work.",
         'Relations are unusual properties in one to four words, which read well in "The … of … is", such as "tidal gate status".',
         "Values have at most four words and are exact: a number with its unit, a name, a code, a grade. Never vague, never an explanation.",
         "A new value contradicts the old one: both can't be right at once. It is no other wording, rounding or part of it.",
         "No entity has the same relation twice.",
-        "The mix is exactly:\n" + "\n".join(mix)]
+        "The mix is exactly:\n" + "\n".join(split)]
     if refused: rules.append("Earlier answers were refused for what follows; do better:\n" + "\n".join(f"   - {r}" for r in refused))
     return (f"Invent {_some(n, 'fact')} about {domain} in a world that does not exist. They test whether a model can learn what it can't know.\n\n"
             + "\n".join(f"{i}. {r}" for i, r in enumerate(rules, 1)) + f"\n\nAnswer with a JSON list of {_some(n, 'object')} with the keys entity, relation, {keys}, changed.\n")
 
-# %% ../nbs/21_gemini.ipynb #25540ccd
-def plain_check(records: list[SeedRecord]) -> list[str]:
-    "The problems of records that no benchmark can use, each beginning with its code."
-    out = []
-    for r in records:
-        steady, who = never_changed(r, list(r.values)[-1]), f"the {r.relation} of {r.entity}"
-        if steady and r.changed: out.append(f"FALSE_CONTRADICTION: {who} is said to change but is always {next(iter(r.values.values()))!r}")
-        if not steady and r.changed is False: out.append(f"FALSE_STABLE: {who} is said to stay but is {' then '.join(map(repr, dict.fromkeys(r.values.values())))}")
-        if long := [v for v in r.values.values() if len(v.split()) > 4]: out.append(f"VAGUE_VALUE: {who} is {long[0]!r}, more than four words")
-    return out
-
+# %% ../nbs/21_gemini.ipynb #fec633d5
 def to_record(item: dict, periods: tuple[str, ...]) -> SeedRecord:
     "One object of an answer as a record. Raises `CasmError` if a key is missing or of the wrong type."
     text = lambda key: " ".join(item[key].split()) if isinstance(item.get(key), str) else item.get(key)
@@ -280,7 +271,7 @@ def to_record(item: dict, periods: tuple[str, ...]) -> SeedRecord:
     if not isinstance(record.changed, bool): raise CasmError(f"changed is {record.changed!r}; give true or false")
     return record
 
-# %% ../nbs/21_gemini.ipynb #a48f3d9e
+# %% ../nbs/21_gemini.ipynb #ca80741f
 def facts_schema(periods: tuple[str, ...]) -> dict:
     "The schema of a list of records, as the Gemini API takes it."
     text = {"type": "STRING"}
@@ -289,7 +280,7 @@ def facts_schema(periods: tuple[str, ...]) -> dict:
 
 class Facts:
     "The task of `n` facts spread over `domains`."
-    def __init__(self, n: int, domains: list[str], periods: tuple[str, ...], batch: int = 50, check: Callable = plain_check):
+    def __init__(self, n: int, domains: list[str], periods: tuple[str, ...], batch: int = 50, check: Callable = validate):
         check_periods(periods)
         if n < 1: raise CasmError(f"{n} facts: give at least 1")
         if batch < 1: raise CasmError(f"{batch} facts in a batch: give at least 1")
@@ -318,20 +309,20 @@ class Facts:
         "Take in an answer; what came of it, in words."
         d, items = line["domain"], parse_items(line["text"])
         self.calls[d] += 1
-        bad = [p for p in map(lambda item: self._refuse(item, d), items) if p]
-        if len(items) < line["n"] and line["finish"] != "STOP": bad.append(f"{line['finish']}: the answer ended early")
-        elif not items: bad.append("NO_LIST: the answer had no list of objects")
-        codes = Counter(p.partition(":")[0] for p in bad)
+        bad = [f for f in [self._refuse(item, d) for item in items] if f]
+        if len(items) < line["n"] and line["finish"] != "STOP": bad.append(Finding(0, line["finish"], "the answer ended early"))
+        elif not items: bad.append(Finding(0, "NO_LIST", "the answer had no list of objects"))
+        codes = Counter(f.code for f in bad)
         self.refused += codes
-        self.examples |= {p.partition(":")[0]: p for p in bad}
+        self.examples |= {f.code: f"{f.code}: {f.text}" for f in bad}
         return f"{len(items)} came, {self.missing(d)} missing" + "".join(f", {n} {code}" for code, n in codes.items())
 
     def _refuse(self, item, domain):
-        "The problem of an object, or None and the record is kept."
+        "What is wrong with an object, or None and the record is kept."
         try: record = to_record(item, self.periods)
-        except CasmError as e: return f"MALFORMED: {str(e).removeprefix('record 1')}"
-        if record.key in self.seen: return f"DUPLICATE_PAIR: the {record.relation} of {record.entity} came twice"
-        if problems := self.check([record]): return str(problems[0])
+        except CasmError as e: return Finding(0, "MALFORMED", str(e))
+        if record.key in self.seen: return Finding(0, "DUPLICATE_PAIR", f"{record.entity!r}, {record.relation!r} came twice")
+        if found := next(iter(self.check([record])), None): return found
         self.seen.add(record.key)
         self.have.setdefault(domain, []).append(record)
 
@@ -339,36 +330,20 @@ class Facts:
         "The facts so far, at most as many as wanted. Raises `CasmError` when there is none."
         return Benchmark(self.periods, tuple(r for d, n in self.want.items() for r in self.have.get(d, ())[:n]))
 
-# %% ../nbs/21_gemini.ipynb #5577ba50
+# %% ../nbs/21_gemini.ipynb #5a8fa56e
 Prompts = dict[str, list[tuple[str, str]]]  # period -> (prompt, answer), in the order of the rows
 
-def augmentation_prompts(benchmark: Benchmark) -> Prompts:
-    "A prompt and its answer for every record in every period. Raises `CasmError` for a tab, which a prompt file can't hold."
-    for r in benchmark.records:
-        if any("\t" in x for x in (r.entity, *r.values.values())): raise CasmError(f"{r.entity!r}, {r.relation!r}: holds a tab; write a space instead")
-    return {p: [(f"The {relation_text(r.relation)} of {r.entity} is", r.values[p]) for r in benchmark.records] for p in benchmark.periods}
-
-def write_whole(path: Path, text: str):
-    "Write a file so that it is there whole or not at all."
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8", newline="") as f:
-            f.write(text)
-            f.flush(); os.fsync(f.fileno())
-        os.replace(beside, path)
-    finally: beside.unlink(missing_ok=True)
-
-# %% ../nbs/21_gemini.ipynb #761f79ff
 def write_prompts(prompts: Prompts, folder: str | Path):
-    "Write one prompt file a period. Raises `CasmError`, and writes nothing, where there are other prompts."
-    folder = Path(folder)
-    texts = {f"{p}_synthetic.txt": "".join(f"{prompt}\t{answer}\n" for prompt, answer in rows) for p, rows in prompts.items()}
+    "Write one prompt file a period. Raises `CasmError`, and writes nothing, where there are other prompts or a tab, which the format can't hold."
+    folder, texts = Path(folder), {name: "".join(f"{line}\n" for line in lines) for name, lines in prompt_files(prompts)}
+    if bad := [cell for rows in prompts.values() for row in rows for cell in row if "\t" in cell]: raise CasmError(f"{bad[0]!r} holds a tab; write a space instead")
     for path in sorted(folder.glob("*.txt")):
         if path.name not in texts or path.read_bytes() != texts[path.name].encode(): raise CasmError(f"{path}: holds other prompts; give a new folder with --prompts-dir")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items(): write_whole(folder / name, text)
+    for name, text in texts.items():
+        with written(folder / name) as f: f.write(text)
 
-# %% ../nbs/21_gemini.ipynb #1c33f74c
+# %% ../nbs/21_gemini.ipynb #1f2721ee
 _TWIKI = ("aug_sep", "sep_oct", "oct_nov", "nov_dec")  # in time order, which the alphabet's is not
 
 def read_prompts(folder: str | Path) -> Prompts:
@@ -398,10 +373,15 @@ def read_prompt_file(path: Path) -> tuple[str, list[tuple[str, str]]]:  # period
     if not re.fullmatch(r"[\w.-]*\w", period): raise CasmError(f"{path}: period {period!r} is no name for a file; use letters, digits, - and _")
     return period, rows
 
-# %% ../nbs/21_gemini.ipynb #17535343
-def subject_in(prompt: str) -> str:
-    "The subject of a prompt like \"The berth depth of Azure Tide Harbor is\", or the end of it; empty where there is no \"of\"."
-    return prompt.rpartition(" of ")[2].removesuffix(" is").strip() if " of " in prompt else ""
+# %% ../nbs/21_gemini.ipynb #6e548aef
+def parts_of(prompt: str) -> tuple[str, str]:
+    "Relation and subject of a prompt like \"The berth depth of Azure Tide Harbor is\", as far as its words tell; empty where there is no \"of\"."
+    relation, of, subject = prompt.rpartition(" of ")
+    return (relation.removeprefix("The ").strip(), subject.removesuffix(" is").strip()) if of else ("", "")
+
+def mentions(text: str, words: str) -> list[tuple[int, int]]:
+    "Where `words` stand in a text, in any case, but not inside a word or a number."
+    return [m.span() for m in re.finditer(rf"(?<!\w)(?<![0-9][.,]){re.escape(words)}(?!\w|[.,][0-9])", text, re.I)] if words else []
 
 def sentences(text: str, names: tuple[str, ...]) -> list[str]:
     "The sentences of a text, in which the points within `names` end none."
@@ -412,16 +392,19 @@ def sentences(text: str, names: tuple[str, ...]) -> list[str]:
 
 def passage_problem(text: str, prompt: str, answer: str) -> str | None:
     "Why a passage can't be used, beginning with a code; None if it can."
-    times = len(re.findall(rf"(?<!\w)(?<![0-9][.,]){re.escape(answer)}(?!\w|[.,][0-9])", text))
-    if times != 1: return f"{'TWICE' if times else 'NO_ANSWER'}: {answer!r} stands {times} times in {text!r}"
-    subject = subject_in(prompt)
+    relation, subject = parts_of(prompt)
+    named = mentions(text, subject) + mentions(text, relation)
+    found = [(a, b) for a, b in mentions(text, answer) if not any(c <= a and b <= d and (a, b) != (c, d) for c, d in named)]
+    times = len(found) - (canonical(answer) in (canonical(subject), canonical(relation)))  # one mention is the name's
+    if times > 1: return f"TWICE: {answer!r} stands {times} times in {text!r}"
+    if times < 1 or all(text[a:b] != answer for a, b in found): return f"NO_ANSWER: {answer!r}, so written, is not in {text!r}"
     said = sentences(text, (subject, answer))
     if subject and not any(answer in s and subject.casefold() in s.casefold() for s in said): return f"NO_SUBJECT: no sentence of {text!r} has both {subject!r} and {answer!r}"
     if len(said) > 3 or any(len(s.split()) >= 20 for s in said): return f"LENGTH: {text!r} has more than three sentences or one of twenty words"
     years = set(re.findall(r"(?<!\w)(?:19|20)[0-9]{2}(?!\w)", text)) - set(re.findall("[0-9]{4}", f"{prompt} {answer}"))
     return f"OTHER_YEAR: {text!r} names {min(years)}" if years else None
 
-# %% ../nbs/21_gemini.ipynb #f8b3397b
+# %% ../nbs/21_gemini.ipynb #ec39d5aa
 def passages_prompt(rows: list[tuple[str, str]]) -> str:
     "The prompt for a passage about each row."
     return ("Write training passages for a language model, one for each numbered fact below.\n\n"
@@ -438,7 +421,7 @@ def clean_passage(text: str) -> str:
     text = " ".join(text.split())
     return text[1:-1].strip() if len(text) > 1 and text[0] + text[-1] in ('""', "''", "“”") else text
 
-# %% ../nbs/21_gemini.ipynb #874734d1
+# %% ../nbs/21_gemini.ipynb #bf0f64e8
 class Passages:
     "The task of a passage for every prompt. `given` are rows that are there already: each is kept if it passes the check."
     head = {"casm": "gemini passages 1"}
@@ -481,7 +464,7 @@ class Passages:
         if problem := passage_problem(text, *row): return problem
         self.have[period, *row] = text
 
-# %% ../nbs/21_gemini.ipynb #298c070f
+# %% ../nbs/21_gemini.ipynb #19f91f47
 def read_passages(path: Path, most: int) -> list[str]:
     "The rows of a passages file, none if there is no such file. Raises `CasmError` for another kind of file or more than `most` rows."
     if not path.exists(): return []
@@ -495,11 +478,9 @@ def read_passages(path: Path, most: int) -> list[str]:
 
 def write_passages(path: Path, texts: list[str]):
     "Write a passages file, whole or not at all."
-    out = io.StringIO(newline="")
-    csv.writer(out, quoting=csv.QUOTE_ALL).writerows([["text"], *([t] for t in texts)])
-    write_whole(path, out.getvalue())
+    with written(path) as f: csv.writer(f, quoting=csv.QUOTE_ALL).writerows([["text"], *([t] for t in texts)])
 
-# %% ../nbs/21_gemini.ipynb #e5dfaaba
+# %% ../nbs/21_gemini.ipynb #a913790b
 def resume(task, path: Path) -> list[dict]:
     "Absorb the answers in a file; return them."
     lines = read_answers(path, task.head)[0]
@@ -524,7 +505,7 @@ def shortfall(task) -> str:
     "Why things are missing, in words"
     return f"refused: {', '.join(f'{n} {code}' for code, n in task.refused.most_common()) or 'none, but fewer came than were asked for'}"
 
-# %% ../nbs/21_gemini.ipynb #952b9542
+# %% ../nbs/21_gemini.ipynb #796d732c
 def gemini_command(args):
     "Write a facts file of facts that Gemini invents, or finish it"
     check_pace(args)
@@ -537,11 +518,10 @@ def gemini_command(args):
     lines = complete(task, kept, lines, args)
     benchmark = task.benchmark()
     write_facts(benchmark, out)
-    mix = Counter(next((p for p in benchmark.periods[1:] if r.values[p] != r.values[benchmark.periods[0]]), "never") for r in benchmark.records)
-    print(bill(lines), "first change: " + ", ".join(f"{p} {mix[p]}" for p in (*benchmark.periods[1:], "never")), f"results: {out}", sep="\n")
+    print(bill(lines), *(f"{f.code}: {f.text}" for f in check_quotas(mix(benchmark.records))), f"results: {out}", sep="\n")
     if (n := len(benchmark.records)) < args.n: raise CasmError(f"{out}: {n} of {args.n} facts ({shortfall(task)}); the same command asks for the rest")
 
-# %% ../nbs/21_gemini.ipynb #7fad23ff
+# %% ../nbs/21_gemini.ipynb #c71acf1e
 def augment_command(args):
     "Write prompt files from facts, passages from prompt files, or both"
     check_pace(args)
@@ -573,7 +553,7 @@ def write_all(task: Passages, given: dict[str, list[str]], outdir: Path, lines: 
     if n := sum((p, *row) not in task.have for p, rows in task.prompts.items() for row in rows):
         raise CasmError(f"{outdir}: {_some(n, 'row')} of {sum(map(len, task.prompts.values()))} left as ERROR ({shortfall(task)}); the same command asks for them again")
 
-# %% ../nbs/21_gemini.ipynb #93c58685
+# %% ../nbs/21_gemini.ipynb #9791ab72
 def add_gemini(commands, command):  # casm.cli's helper
     p = command(commands, "gemini", gemini_command, "have Gemini invent facts that change, and check them", "casm data gemini --n 800 --out facts.json --dry-run")
     p.add_argument("--out", required=True, metavar="FILE", help="the facts file; answers are kept beside it, in NAME.answers.jsonl")

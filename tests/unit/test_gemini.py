@@ -1,5 +1,5 @@
 """Gemini's pipeline with the real google-genai client against a service of our own that can fail in every way the real one does."""
-import csv, errno, json, os, random, re, subprocess, sys, threading, time
+import errno, json, os, random, re, subprocess, sys, threading, time
 from collections import Counter
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casm import cli, gemini
-from casm.benchmark import DOMAINS, generate, read_facts, write_facts
+from casm.benchmark import Finding, augmentation_prompts, check_stated, generate, read_facts, write_facts
 from casm.facts import CasmError
-from casm.gemini import Answers, Facts, Gemini, Passages, augmentation_prompts, connect, fulfil, parse_items, passage_problem, read_answers, read_passages, sentences, write_passages, write_prompts
+from casm.gemini import Answers, Facts, Gemini, Passages, connect, fulfil, parse_items, passage_problem, read_answers, read_passages, sentences, write_passages, write_prompts
 
 root = Path(__file__).parents[2]
 PERIODS = ("2018", "2020", "2022", "2024")
@@ -383,12 +383,20 @@ def test_limit_grows_and_twins_are_paid_once(serve, casm):
         assert texts == [passage("The grade of Elm is", f"A{year}")] * 3 + [passage("The grade of Oak is", f"A{year}")]
 
 
+def test_passages_state_their_facts(serve, casm):
+    "From a facts file to passages that the benchmark's own test of a passage accepts"
+    serve()
+    write_facts(b := generate(40), "facts.json")
+    assert casm("augment --facts facts.json --outdir out --rpm 6000")[0] == 0
+    check_stated(b, {p: read_passages(Path(f"out/{p}.csv"), 40) for p in PERIODS})
+
+
 def test_prompts_of_the_original(casm):
     "`build_augmentation_prompts`: one file a period, a row a fact, in the file's order"
     write_facts(b := generate(25), "facts.json")
     code, out, _ = casm("augment --facts facts.json --prompts-dir p")
-    assert code == 0 and "100 prompts: p" in out and sorted(x.name for x in Path("p").iterdir()) == [f"{y}_synthetic.txt" for y in PERIODS]
-    assert Path("p/2022_synthetic.txt").read_text(encoding="utf-8").splitlines() == [f"The {r.relation} of {r.entity} is\t{r.values['2022']}" for r in b.records]
+    assert code == 0 and "100 prompts: p" in out and sorted(x.name for x in Path("p").iterdir()) == [f"{y}_chunk1of1.txt" for y in PERIODS]
+    assert Path("p/2022_chunk1of1.txt").read_text(encoding="utf-8").splitlines() == ["### PERIOD=2022  CHUNK=1of1  N=25"] + [f"The {r.relation} of {r.entity} is\t{r.values['2022']}" for r in b.records]
     write_facts(generate(25, seed=1), "other.json")
     before = {x: x.read_bytes() for x in Path("p").iterdir()}
     code, _, err = casm("augment --facts other.json --prompts-dir p")
@@ -397,10 +405,10 @@ def test_prompts_of_the_original(casm):
 
 def test_a_stronger_check_can_be_plugged_in(serve):
     s = serve()
-    task = Facts(6, ["mines"], PERIODS, check=lambda records: [f"REAL_NAME: {r.entity}" for r in records if r.entity.endswith("-0")])
+    task = Facts(6, ["mines"], PERIODS, check=lambda records: [Finding(1, "TOO_ROUND", r.entity) for r in records if r.entity.endswith("-0")])
     with Answers("a.jsonl", task.head) as answers: fulfil(task, Gemini(connect(KEY), rpm=1e9), answers, say=lambda line: None)
-    assert task.refused["REAL_NAME"] == 3 and len(task.benchmark().records) == 5
-    assert "REAL_NAME: Mines 1-0" in s.prompts[1]
+    assert task.refused["TOO_ROUND"] == 3 and len(task.benchmark().records) == 5
+    assert "TOO_ROUND: Mines 1-0" in s.prompts[1]
 
 
 def test_short_facts_are_an_error_and_continue(serve, casm):
