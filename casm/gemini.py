@@ -8,10 +8,10 @@ __all__ = ['MODEL', 'PRICES', 'KEYS', 'PATIENCE', 'LETTERS', 'Prompts', 'tokens_
            'Answers', 'Job', 'fulfil', 'bill', 'dry_run', 'spread', 'facts_prompt', 'to_record', 'facts_schema',
            'Facts', 'write_prompts', 'read_prompts', 'read_prompt_file', 'parts_of', 'mentions', 'sentences',
            'passage_problem', 'passages_prompt', 'clean_passage', 'Passages', 'read_passages', 'write_passages',
-           'resume', 'complete', 'check_pace', 'shortfall', 'gemini_command', 'augment_command', 'first_rows',
-           'write_all', 'add_gemini', 'add_augment']
+           'resume', 'complete', 'check_pace', 'shortfall', 'gemini_command', 'check_own', 'augment_command',
+           'first_rows', 'write_all', 'add_gemini', 'add_augment']
 
-# %% ../nbs/21_gemini.ipynb #46b76a7a
+# %% ../nbs/21_gemini.ipynb #aecf1ef8
 import csv, email.utils, fcntl, io, json, os, random, re, time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-# %% ../nbs/21_gemini.ipynb #9a276280
+# %% ../nbs/21_gemini.ipynb #e14cb613
 from .benchmark import DOMAINS, Benchmark, Finding, SeedRecord, augmentation_prompts, check_periods, check_quotas, check_record, mix, prompt_files
 from .benchmark import read_facts, validate, write_facts, written
 from .facts import CasmError, canonical
 
-# %% ../nbs/21_gemini.ipynb #3c45199a
+# %% ../nbs/21_gemini.ipynb #c872e491
 MODEL = "gemini-2.5-flash-lite"
 PRICES = {"gemini-2.5-flash-lite": (.10, .40), "gemini-2.5-flash": (.30, 2.50), "gemini-2.5-pro": (1.25, 10.)}  # list prices of 2026: dollars for a million tokens in, out
 
@@ -37,7 +37,7 @@ def dollars(model: str, tokens_in: int, tokens_out: int) -> str:
     if model not in PRICES: return f"a price not known for {model}"
     return f"about ${(tokens_in * PRICES[model][0] + tokens_out * PRICES[model][1]) / 1e6:.4f}"
 
-# %% ../nbs/21_gemini.ipynb #50e16722
+# %% ../nbs/21_gemini.ipynb #fca5c570
 KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
 
 def read_env(path: str | Path) -> dict[str, str]:
@@ -57,7 +57,7 @@ def find_key(folder: str | Path = ".") -> str:
             return key
     raise CasmError(f"no API key: set {KEYS[0]} or {KEYS[1]}, or write one into a file .env here; --dry-run needs none")
 
-# %% ../nbs/21_gemini.ipynb #67d2fd9b
+# %% ../nbs/21_gemini.ipynb #d9ff7281
 class Answer(NamedTuple):
     "What came back for a prompt."
     text: str  # empty if it was withheld
@@ -78,7 +78,7 @@ def read_response(r) -> Answer:
     finish = first.finish_reason.name if first.finish_reason else "STOP"
     return Answer(text, "EMPTY" if finish == "STOP" and not text.strip() else finish, *billed)
 
-# %% ../nbs/21_gemini.ipynb #fd4ee191
+# %% ../nbs/21_gemini.ipynb #e77fce35
 PATIENCE = 300  # seconds; a server that asks for more is left alone
 
 def retry_after(e) -> float | None:
@@ -109,7 +109,7 @@ def in_words(e: Exception) -> str:
     said = " ".join(said.split())
     return said if len(said) <= 200 else said[:199] + "…"
 
-# %% ../nbs/21_gemini.ipynb #ae879e7f
+# %% ../nbs/21_gemini.ipynb #8180b69e
 @dataclass
 class Gemini:
     "A model to ask. `ask` raises `CasmError` when the service refuses or gives no answer in `tries` attempts."
@@ -143,7 +143,7 @@ def connect(key: str, base_url: str | None = None):  # base_url None: Google's, 
     logging.getLogger("google_genai").setLevel(logging.ERROR)  # it would remark on two keys in the environment
     return genai.Client(vertexai=False, api_key=key, http_options={"timeout": 300_000} | ({"base_url": base_url} if base_url else {}))
 
-# %% ../nbs/21_gemini.ipynb #0b680907
+# %% ../nbs/21_gemini.ipynb #73e592e7
 def parse_items(text: str) -> list[dict]:
     "The whole objects of the first JSON list in an answer, up to where it ends or breaks."
     start = re.search(r"\[\s*(?=\{)", text) or re.search(r"(?=\{)", text)
@@ -155,7 +155,7 @@ def parse_items(text: str) -> list[dict]:
         pos = re.compile(r"[\s,]*").match(text, end).end()
     return items
 
-# %% ../nbs/21_gemini.ipynb #a20e6ecb
+# %% ../nbs/21_gemini.ipynb #0f1ebfb0
 def read_answers(path: Path, head: dict) -> tuple[list[dict], int]:  # the answers; the bytes up to the end of the last whole line
     "What an answers file holds; nothing if there is none. Raises `CasmError` for a file of another kind or a broken line."
     raw = path.read_bytes() if path.exists() else b""
@@ -169,7 +169,7 @@ def read_answers(path: Path, head: dict) -> tuple[list[dict], int]:  # the answe
         except (ValueError, RecursionError): raise CasmError(f"{path}: line {i} is not JSON; restore it, or remove it to pay for its answers again") from None
     return rows, len(raw) - len(rest)
 
-# %% ../nbs/21_gemini.ipynb #eaa325be
+# %% ../nbs/21_gemini.ipynb #34ea7ac4
 class Answers:
     "`with Answers(path, head) as answers:` holds the file against other processes, or raises `CasmError` at once."
     def __init__(self, path: str | Path, head: dict): self.path, self.head = Path(path), head
@@ -201,7 +201,7 @@ class Answers:
         self.file.flush()
         os.fsync(self.file.fileno())
 
-# %% ../nbs/21_gemini.ipynb #13101f44
+# %% ../nbs/21_gemini.ipynb #347c1979
 @dataclass(frozen=True)
 class Job:
     "One request to make."
@@ -226,7 +226,7 @@ def bill(lines: list[dict]) -> str:
     sums = {m: [sum(a[k] for a in lines if a["model"] == m) for k in ("tokens_in", "tokens_out")] for m in models}
     return "; ".join(f"{m}: {_some(sum(a['model'] == m for a in lines), 'answer')}, {i:,} tokens in, {o:,} out, {dollars(m, i, o)}" for m, (i, o) in sums.items()) or "nothing paid"
 
-# %% ../nbs/21_gemini.ipynb #449b24a9
+# %% ../nbs/21_gemini.ipynb #7017e44a
 def dry_run(task, model: str, rpm: float) -> str:
     "Every prompt that would be sent now, and an estimate of what the answers cost."
     jobs = list(task.jobs(0))
@@ -236,7 +236,7 @@ def dry_run(task, model: str, rpm: float) -> str:
                  f"not done before {60 * len(jobs) / rpm:.0f} seconds at {rpm:g} requests a minute. What is refused is asked for again, at most twice.\nNothing was sent.")
     return "\n".join(shown)
 
-# %% ../nbs/21_gemini.ipynb #ce9a5920
+# %% ../nbs/21_gemini.ipynb #df45dc67
 LETTERS = ("A to D", "M to P", "E to H", "Q to S", "I to L", "T to Z")
 
 def spread(n: int, periods: tuple[str, ...], turn: int = 0) -> dict[str, int]:  # first period of the new value, "" for none -> how many facts
@@ -262,7 +262,7 @@ def facts_prompt(n: int, domain: str, periods: tuple[str, ...], turn: int = 0, r
     return (f"Invent {_some(n, 'fact')} about {domain} in a world that does not exist. They test whether a model can learn what it can't know.\n\n"
             + "\n".join(f"{i}. {r}" for i, r in enumerate(rules, 1)) + f"\n\nAnswer with a JSON list of {_some(n, 'object')} with the keys entity, relation, {keys}, changed.\n")
 
-# %% ../nbs/21_gemini.ipynb #fec633d5
+# %% ../nbs/21_gemini.ipynb #e06b58ac
 def to_record(item: dict, periods: tuple[str, ...]) -> SeedRecord:
     "One object of an answer as a record. Raises `CasmError` if a key is missing or of the wrong type."
     text = lambda key: " ".join(item[key].split()) if isinstance(item.get(key), str) else item.get(key)
@@ -271,7 +271,7 @@ def to_record(item: dict, periods: tuple[str, ...]) -> SeedRecord:
     if not isinstance(record.changed, bool): raise CasmError(f"changed is {record.changed!r}; give true or false")
     return record
 
-# %% ../nbs/21_gemini.ipynb #ca80741f
+# %% ../nbs/21_gemini.ipynb #8ba1a6db
 def facts_schema(periods: tuple[str, ...]) -> dict:
     "The schema of a list of records, as the Gemini API takes it."
     text = {"type": "STRING"}
@@ -330,7 +330,7 @@ class Facts:
         "The facts so far, at most as many as wanted. Raises `CasmError` when there is none."
         return Benchmark(self.periods, tuple(r for d, n in self.want.items() for r in self.have.get(d, ())[:n]))
 
-# %% ../nbs/21_gemini.ipynb #5a8fa56e
+# %% ../nbs/21_gemini.ipynb #40db248c
 Prompts = dict[str, list[tuple[str, str]]]  # period -> (prompt, answer), in the order of the rows
 
 def write_prompts(prompts: Prompts, folder: str | Path):
@@ -343,7 +343,7 @@ def write_prompts(prompts: Prompts, folder: str | Path):
     for name, text in texts.items():
         with written(folder / name) as f: f.write(text)
 
-# %% ../nbs/21_gemini.ipynb #1f2721ee
+# %% ../nbs/21_gemini.ipynb #37d1e767
 _TWIKI = ("aug_sep", "sep_oct", "oct_nov", "nov_dec")  # in time order, which the alphabet's is not
 
 def read_prompts(folder: str | Path) -> Prompts:
@@ -373,7 +373,7 @@ def read_prompt_file(path: Path) -> tuple[str, list[tuple[str, str]]]:  # period
     if not re.fullmatch(r"[\w.-]*\w", period): raise CasmError(f"{path}: period {period!r} is no name for a file; use letters, digits, - and _")
     return period, rows
 
-# %% ../nbs/21_gemini.ipynb #6e548aef
+# %% ../nbs/21_gemini.ipynb #e731623c
 def parts_of(prompt: str) -> tuple[str, str]:
     "Relation and subject of a prompt like \"The berth depth of Azure Tide Harbor is\", as far as its words tell; empty where there is no \"of\"."
     relation, of, subject = prompt.rpartition(" of ")
@@ -404,7 +404,7 @@ def passage_problem(text: str, prompt: str, answer: str) -> str | None:
     years = set(re.findall(r"(?<!\w)(?:19|20)[0-9]{2}(?!\w)", text)) - set(re.findall("[0-9]{4}", f"{prompt} {answer}"))
     return f"OTHER_YEAR: {text!r} names {min(years)}" if years else None
 
-# %% ../nbs/21_gemini.ipynb #ec39d5aa
+# %% ../nbs/21_gemini.ipynb #c989405f
 def passages_prompt(rows: list[tuple[str, str]]) -> str:
     "The prompt for a passage about each row."
     return ("Write training passages for a language model, one for each numbered fact below.\n\n"
@@ -421,7 +421,7 @@ def clean_passage(text: str) -> str:
     text = " ".join(text.split())
     return text[1:-1].strip() if len(text) > 1 and text[0] + text[-1] in ('""', "''", "“”") else text
 
-# %% ../nbs/21_gemini.ipynb #bf0f64e8
+# %% ../nbs/21_gemini.ipynb #70375b4a
 class Passages:
     "The task of a passage for every prompt. `given` are rows that are there already: each is kept if it passes the check."
     head = {"casm": "gemini passages 1"}
@@ -464,7 +464,7 @@ class Passages:
         if problem := passage_problem(text, *row): return problem
         self.have[period, *row] = text
 
-# %% ../nbs/21_gemini.ipynb #19f91f47
+# %% ../nbs/21_gemini.ipynb #b034a1bc
 def read_passages(path: Path, most: int) -> list[str]:
     "The rows of a passages file, none if there is no such file. Raises `CasmError` for another kind of file or more than `most` rows."
     if not path.exists(): return []
@@ -480,7 +480,7 @@ def write_passages(path: Path, texts: list[str]):
     "Write a passages file, whole or not at all."
     with written(path) as f: csv.writer(f, quoting=csv.QUOTE_ALL).writerows([["text"], *([t] for t in texts)])
 
-# %% ../nbs/21_gemini.ipynb #a913790b
+# %% ../nbs/21_gemini.ipynb #a561875f
 def resume(task, path: Path) -> list[dict]:
     "Absorb the answers in a file; return them."
     lines = read_answers(path, task.head)[0]
@@ -505,23 +505,31 @@ def shortfall(task) -> str:
     "Why things are missing, in words"
     return f"refused: {', '.join(f'{n} {code}' for code, n in task.refused.most_common()) or 'none, but fewer came than were asked for'}"
 
-# %% ../nbs/21_gemini.ipynb #796d732c
+# %% ../nbs/21_gemini.ipynb #e5c555d0
 def gemini_command(args):
     "Write a facts file of facts that Gemini invents, or finish it"
     check_pace(args)
     task, out = Facts(args.n, args.domains, tuple(args.periods), args.batch), Path(args.out)
     kept = out.parent / f"{out.stem}.answers.jsonl"
     if out.is_dir(): raise CasmError(f"{out} is a folder; give the name of a file with --out")
-    if out.exists() and not kept.exists(): raise CasmError(f"{out} is there and not from here; give another --out")
     lines = resume(task, kept)
+    check_own(out, task)
     if args.dry_run: return print(dry_run(task, args.model, args.rpm))
     lines = complete(task, kept, lines, args)
-    benchmark = task.benchmark()
-    write_facts(benchmark, out)
-    print(bill(lines), *(f"{f.code}: {f.text}" for f in check_quotas(mix(benchmark.records))), f"results: {out}", sep="\n")
-    if (n := len(benchmark.records)) < args.n: raise CasmError(f"{out}: {n} of {args.n} facts ({shortfall(task)}); the same command asks for the rest")
+    print(bill(lines))
+    if any(task.have.get(d) for d in args.domains):
+        benchmark = task.benchmark()
+        write_facts(benchmark, out)
+        print(*(f"{f.code}: {f.text}" for f in check_quotas(mix(benchmark.records))), f"results: {out}", sep="\n")
+    if n := sum(map(task.missing, args.domains)): raise CasmError(f"{out}: {args.n - n} of {args.n} facts ({shortfall(task)}); the same command asks for the rest")
 
-# %% ../nbs/21_gemini.ipynb #c71acf1e
+def check_own(out: Path, task: Facts):
+    "Raise `CasmError` for a facts file that holds anything but facts from its answers, which would be lost."
+    mine = {r.key: r for records in task.have.values() for r in records}
+    if other := [r for r in (read_facts(out).records if out.exists() else ()) if mine.get(r.key) != r]:
+        raise CasmError(f"{out}: {other[0].entity!r}, {other[0].relation!r} is not so in its answers file; give another --out, or move the file away")
+
+# %% ../nbs/21_gemini.ipynb #be0da1a3
 def augment_command(args):
     "Write prompt files from facts, passages from prompt files, or both"
     check_pace(args)
@@ -553,7 +561,7 @@ def write_all(task: Passages, given: dict[str, list[str]], outdir: Path, lines: 
     if n := sum((p, *row) not in task.have for p, rows in task.prompts.items() for row in rows):
         raise CasmError(f"{outdir}: {_some(n, 'row')} of {sum(map(len, task.prompts.values()))} left as ERROR ({shortfall(task)}); the same command asks for them again")
 
-# %% ../nbs/21_gemini.ipynb #9791ab72
+# %% ../nbs/21_gemini.ipynb #af8d505e
 def add_gemini(commands, command):  # casm.cli's helper
     p = command(commands, "gemini", gemini_command, "have Gemini invent facts that change, and check them", "casm data gemini --n 800 --out facts.json --dry-run")
     p.add_argument("--out", required=True, metavar="FILE", help="the facts file; answers are kept beside it, in NAME.answers.jsonl")

@@ -245,6 +245,7 @@ def test_answers_cut_anywhere(serve, casm):
         assert casm(line)[0] == 0
         assert csv_file.read_bytes() == want
         assert len(s.prompts) == 4 - max(0, whole[:cut].count(b"\n") - 1)
+        assert len(read_answers(file, Passages.head)[0]) == 4       # the half line is gone, not grown together with the next
 
 
 @pytest.mark.parametrize("where", ["append", "csv", "facts"])
@@ -421,6 +422,24 @@ def test_short_facts_are_an_error_and_continue(serve, casm):
     s.faults = {}
     assert casm(line.replace("--rpm", "--model gemini-2.5-flash --rpm"))[0] == 0
     assert read_facts("facts.json").records[:4] == first and s.delivered.total() == 8
+
+
+def test_no_facts_at_all(serve, casm):
+    serve(dict.fromkeys(range(1, 100), "safety"))
+    code, out, err = casm("gemini --n 2 --domains mines --out facts.json --rpm 6000")
+    assert code == 2 and err == "casm: facts.json: 0 of 2 facts (refused: 3 SAFETY); the same command asks for the rest\n" and not Path("facts.json").exists()
+
+
+def test_edited_facts_are_left_alone(serve, casm):
+    s = serve()
+    line = "gemini --n 4 --domains mines --out facts.json --rpm 6000"
+    assert casm(line)[0] == 0 == casm(line)[0] and len(s.prompts) == 1
+    edited = Path("facts.json").read_text().replace("new 1", "better")
+    Path("facts.json").write_text(edited)
+    for flag in ("", " --dry-run", " --n 9"):
+        code, _, err = casm(line + flag)
+        assert code == 2 and "facts.json: 'Mines 1-1', 'grade 1' is not so in its answers file" in err and Path("facts.json").read_text() == edited
+    assert len(s.prompts) == 1
 
 
 def test_answers_of_other_work_are_left_alone(serve, casm):
