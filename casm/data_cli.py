@@ -8,7 +8,7 @@ __all__ = ['generate_command', 'write_large', 'write_preset', 'fact_line', 'add_
            'validate_command', 'records_of', 'add_validate', 'inspect_command', 'add_inspect', 'structure_command',
            'add_structure', 'no_command', 'add_data_commands']
 
-# %% ../nbs/51_data_cli.ipynb #7a3c3774
+# %% ../nbs/51_data_cli.ipynb #ddf5d211
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,8 +17,9 @@ from .benchmark import PRESETS, Benchmark, augmentation_prompts, changes, check_
 from .benchmark import prompt_files, read_facts, read_record, redistribute, stream, validate, write_facts, write_records, written
 from .datasets import inspect_file, read_cases, structure
 from .facts import CasmError
+from .gemini import add_augment, add_gemini
 
-# %% ../nbs/51_data_cli.ipynb #f3381b73
+# %% ../nbs/51_data_cli.ipynb #8bc61aa3
 def generate_command(args):
     "Invent facts and write them"
     out, n = Path(args.out), PRESETS[args.preset].n_facts if args.facts is None else args.facts
@@ -51,7 +52,7 @@ def fact_line(fact) -> str:
     "A fact as a line of JSON"
     return json.dumps({k: v for k, v in vars(fact).items() if v is not None}, ensure_ascii=False) + "\n"
 
-# %% ../nbs/51_data_cli.ipynb #2780804a
+# %% ../nbs/51_data_cli.ipynb #533b33b9
 def add_generate(commands, command):
     p = command(commands, "generate", generate_command, "invent facts that change, offline", "casm data generate --preset chains --seed 1 --out facts.json", "nothing was written")
     p.add_argument("--preset", choices=PRESETS, default="plain", metavar="NAME", help="; ".join(f"{k}: {r.about} ({r.n_facts:,})" for k, r in PRESETS.items()) + " (default: %(default)s)")
@@ -59,7 +60,7 @@ def add_generate(commands, command):
     p.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: %(default)s)")
     p.add_argument("--out", default="facts.json", metavar="FILE", help="file to write, .json or .jsonl (default: %(default)s)")
 
-# %% ../nbs/51_data_cli.ipynb #8f66e866
+# %% ../nbs/51_data_cli.ipynb #c2d20609
 def build_command(args):
     "Write the passages and probes of a facts file, or the prompts of a file of probes"
     if (args.facts is None) == (args.probes is None): raise CasmError("give --facts FILE, or --probes FILE to write its prompts alone")
@@ -95,7 +96,7 @@ def write_files(folder: Path, files: dict[str, str]):
     with ExitStack() as open_files:
         for name, text in files.items(): open_files.enter_context(written(folder / name)).write(text)
 
-# %% ../nbs/51_data_cli.ipynb #94421946
+# %% ../nbs/51_data_cli.ipynb #3c32b9ac
 def built(benchmark: Benchmark) -> str:
     "What was built, and which flags were wrong"
     counts = ", ".join(f"{p} {len(s['changed'])} changed and {len(s['unchanged'])} unchanged" for p, s in golden_probes(benchmark).items())
@@ -111,7 +112,7 @@ def add_build(commands, command):
     p.add_argument("--prompts", action="store_true", help="write the prompts for augmentation as well, a file of prompt<TAB>answer for each period")
     p.add_argument("--chunks", type=int, default=1, metavar="N", help="files of prompts for each period (default: %(default)s)")
 
-# %% ../nbs/51_data_cli.ipynb #86759827
+# %% ../nbs/51_data_cli.ipynb #555d1e95
 def redistribute_command(args):
     "Spread the changes of a facts file evenly"
     old = read_facts(args.input)
@@ -127,7 +128,7 @@ def add_redistribute(commands, command):
     p.add_argument("--output", required=True, metavar="FILE", help="facts to write; may be the same file")
     p.add_argument("--seed", type=int, default=42, metavar="N", help="seed of the order in which boundaries are dealt out (default: %(default)s)")
 
-# %% ../nbs/51_data_cli.ipynb #3ac509ec
+# %% ../nbs/51_data_cli.ipynb #fcf2c8e5
 def validate_command(args):
     "Print what is wrong with a facts file; raise when something is"
     records = records_of(Path(args.file))
@@ -156,7 +157,7 @@ def add_validate(commands, command):
     p.add_argument("--slack", type=float, default=.1, metavar="X", help="how far shares may be off (default: %(default)s)")
     p.add_argument("--json", action="store_true", help="print JSON")
 
-# %% ../nbs/51_data_cli.ipynb #321ef134
+# %% ../nbs/51_data_cli.ipynb #2f08b860
 def inspect_command(args):
     "Print what a file is and holds"
     found = inspect_file(args.file)
@@ -174,7 +175,7 @@ def add_inspect(commands, command):
     p.add_argument("file", metavar="FILE", help="facts, probes, passages, or a public data set's file: .json, .jsonl, .csv, .parquet or .zip")
     p.add_argument("--json", action="store_true", help="print JSON")
 
-# %% ../nbs/51_data_cli.ipynb #828e7fe8
+# %% ../nbs/51_data_cli.ipynb #ee31d67a
 def structure_command(args):
     "Print how the facts of a file contradict each other from period to period"
     found = structure(args.file)
@@ -190,11 +191,11 @@ def add_structure(commands, command):
     p.add_argument("file", metavar="FILE", help="facts or probes: .json, .jsonl, .csv, .parquet or .zip")
     p.add_argument("--json", action="store_true", help="print JSON")
 
-# %% ../nbs/51_data_cli.ipynb #1ac300f1
+# %% ../nbs/51_data_cli.ipynb #76861bde
 def no_command(args): raise CasmError("data: no command given (see casm data --help)")
 
 def add_data_commands(commands, command):
     "Add `data` and its commands to a parser; `command` is `casm.cli.command`"
     p = command(commands, "data", no_command, "make, build, check and look into files of facts", "casm data build --facts facts.json --out data", "nothing was written")
     ours = p.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (add_generate, add_build, add_redistribute, add_validate, add_inspect, add_structure): add(ours, command)
+    for add in (add_generate, add_build, add_redistribute, add_validate, add_inspect, add_structure, add_gemini, add_augment): add(ours, command)

@@ -10,7 +10,7 @@ CASM = str(Path(sys.executable).with_name("casm"))
 ROOT = Path(__file__).parents[2]
 GOLDEN, CASES = ROOT / "tests" / "golden" / "data", ROOT / "tests" / "golden" / "datasets" / "cases"
 SHARED = ROOT.parent / "shared" / "data"
-COMMANDS = ("generate", "build", "redistribute", "validate", "inspect", "structure")
+COMMANDS = ("generate", "build", "redistribute", "validate", "inspect", "structure", "gemini", "augment")
 
 
 def casm(*args, cwd=None): return subprocess.run([CASM, "data", *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300)
