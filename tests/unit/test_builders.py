@@ -142,6 +142,10 @@ def test_redistribute_moves_changes_and_nothing_else(n, seed, n_periods, again):
     assert [(r.key, {*r.values.values()}, list(r.values.values())[0], r.changed) for r in b.records] == [(r.key, {*r.values.values()}, list(r.values.values())[0], r.changed) for r in moved.records]
     assert redistribute(moved, again) == moved and not moved.flag_mismatches
 
+def test_a_value_that_comes_back_holds_from_its_return():
+    b = Benchmark(("2018", "2020", "2022", "2024"), (SeedRecord("Inn", "door", {"2018": "red", "2020": "blue", "2022": "red", "2024": "red"}),))
+    assert [p["valid_from"] for split in golden_probes(b).values() for ps in split.values() for p in ps] == ["2018", "2020", "2022", "2022"]
+
 def test_a_chain_is_not_cut_short():
     chains = generate_chains(30)
     with pytest.raises(CasmError, match="changes more than once"): redistribute(chains)
