@@ -169,6 +169,7 @@ JSON = {
     "passage periods out of order": ("p.json", '{"2020": ["a"],\n"2018": ["b"]}', "line 2: period '2018' follows '2020'"),
     "empty passage": ("p.json", '{"2020": ["a",\n" "]}', "line 2 holds no text"),
     "edits out of order": ("a.json", json.dumps([{"requested_rewrite": json.loads((GOLDEN / "atoke_me.json").read_text(encoding="utf-8"))[0]["requested_rewrite"][::-1]}]), "line 1, edit 2: time_new begins in 1964"),
+    "an edit back in time": ("a.json", json.dumps([{"requested_rewrite": {"subject": "a", "relation": "b", "target_true": "c", "target_new": "d", "time_true": {"since": 1950}, "time_new": {"since": 1940}}}]), "line 1, edit 1: time_new begins in 1940"),
     "question without answers": ("t.jsonl", '{"question": "Who?", "context": "c", "answers": [], "is_hard_negative": false}', "line 1: answers is []"),
     "story without events": ("t.json", '[{"story": "x", "TG": "none"}]', "line 1: TG is 'none'"),
     "unknown decision": ("w.jsonl", '{"subject": {"label": "a"}, "relation": {"label": "b"}, "objects": [{"label": "c", "decision": "?"}]}', "line 1: object 1: decision is '?'"),
