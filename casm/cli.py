@@ -25,6 +25,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from .benchmark import STREAMS, Benchmark, generate, never_changed, read_facts
+from .data_cli import add_data_commands
 from .datasets import read_records, read_texts
 from .facts import BACKGROUND_FORMS, CasmError, canonical, is_document, question, relation_text, time_key
 
@@ -407,6 +408,7 @@ def make_parser() -> Parser:
                epilog="example:\n  casm demo\n\ncasm COMMAND --help says more about a command.")
     commands = p.add_subparsers(title="commands", metavar="COMMAND")
     for add in (add_demo, add_learn, add_ask, add_ledger, add_run, add_train, add_warmup, add_pretrain_tiny): add(commands)
+    add_data_commands(commands, command)
     return p
 
 # %% ../nbs/50_cli.ipynb #9ee5ee19
