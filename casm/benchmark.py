@@ -11,9 +11,10 @@ __all__ = ['STREAMS', 'ONSETS', 'NUCLEI', 'CODAS', 'BACKGROUND_SYLLABLES', 'DOMA
            'fact_passages', 'period_probes', 'golden_passages', 'times_stated', 'check_stated', 'golden_probes',
            'redistribute', 'augmentation_prompts', 'augmentation_text', 'prompt_files', 'is_background', 'invent_word',
            'Relation', 'relations', 'invent_value', 'generate', 'generate_chains', 'several_values', 'nth_word',
-           'stream', 'rename', 'undated_probes', 'between_probes', 'stray_probes', 'thesaurus', 'HardQuestion',
-           'misspell', 'invent_aliases', 'add_twins', 'hard_questions', 'fit_questions', 'UseQuestion', 'use_exercise',
-           'use_questions', 'Preset', 'Recipe', 'generate_preset', 'Finding', 'validate', 'mix', 'check_quotas']
+           'stream', 'rename', 'undated_probes', 'former_probes', 'formerly', 'ahead_probes', 'between_probes',
+           'stray_probes', 'thesaurus', 'HardQuestion', 'misspell', 'invent_aliases', 'add_twins', 'hard_questions',
+           'fit_questions', 'UseQuestion', 'use_exercise', 'use_questions', 'Preset', 'Recipe', 'generate_preset',
+           'Finding', 'validate', 'mix', 'check_quotas']
 
 # %% ../nbs/20_benchmark.ipynb #7a3d39c8
 import json, os, random, re, reprlib
@@ -108,8 +109,8 @@ class Benchmark:
         return period_probes(self, as_of, after)
 
     def side_probes(self, after: str, n: int = 200) -> list[Probe]:
-        "Questions without a date, between the periods, and about what nobody has told: see `undated_probes`, `between_probes`, `stray_probes`."
-        return undated_probes(self, after) + between_probes(self, after) + stray_probes(self, n)
+        "Questions beside the periods: see `undated_probes`, `former_probes`, `between_probes`, `ahead_probes`, `stray_probes`."
+        return undated_probes(self, after) + former_probes(self, after) + between_probes(self, after) + ahead_probes(self, after) + stray_probes(self, n)
 
 # %% ../nbs/20_benchmark.ipynb #790529bc
 def check_periods(periods: tuple[str, ...]):
@@ -632,6 +633,21 @@ def undated_probes(benchmark: Benchmark, after: str) -> list[Probe]:
     _before(benchmark, after)
     return [Probe(question(text, r.entity, r.relation), r.values[after], r.entity, r.relation, None, "undated", form)
             for r in benchmark.records for form, text in (("probe", PROBE_FORM), ("unseen", UNSEEN_FORM))]
+
+def former_probes(benchmark: Benchmark, after: str) -> list[Probe]:
+    "The value in force before the present one, asked without a date, of each record that has had another value than at `after`."
+    _before(benchmark, after)
+    last = {r.key: [v for p, v in r.values.items() if time_key(p) <= time_key(after) and not answers_match(v, r.values[after])] for r in benchmark.records}
+    return [Probe(formerly(question(PROBE_FORM, r.entity, r.relation)), last[r.key][-1], r.entity, r.relation, None, "superseded", "former")
+            for r in benchmark.records if last[r.key]]
+
+def formerly(asked: str) -> str: return f"Formerly, {asked[0].lower()}{asked[1:]}"
+
+def ahead_probes(benchmark: Benchmark, after: str) -> list[Probe]:
+    "What changes in each later period, asked as of that period before anybody has told it; none after the last."
+    _before(benchmark, after)
+    ahead = benchmark.periods[benchmark.periods.index(after) + 1:]
+    return [replace(p, form="ahead") for t in ahead for p in period_probes(benchmark, t, t) if (p.kind, p.form) == ("changed", "probe")]
 
 def between_probes(benchmark: Benchmark, after: str) -> list[Probe]:
     "Each record's value in the middle between two periods, the second of which has been learnt; none between two that follow each other day by day."
