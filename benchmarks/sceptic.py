@@ -1,0 +1,447 @@
+"""What is a slot more than a line of a lookup table? Five tables for a sceptic, on generated facts and the tiny model.
+
+    python benchmarks/sceptic.py --json nbs/data/sceptic.json
+    python benchmarks/sceptic.py --only a,c --json nbs/data/sceptic.json
+
+    a       a question read through a slot that is not its own: does it keep its answer, does it blurt the slot's value?
+    b       uses that a lookup cannot copy: inverse, yes/no, did it change, the value inside a longer sentence
+    c       facts per slot and rows per slot: accuracy against bytes
+    d       routing: oracle, the router's, none, random; and period adapters of smf and lora chosen by the date alone
+    parent  a new slot that starts from zero, or from its parent's changes at the rows they share
+
+Each table is written to the file when it is done, and an interrupted call continues with the next. On one core the five take about half an hour.
+"""
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+
+from casm.adapter import reading
+from casm.baselines import Copy, Frozen, RAG, exercises
+from casm.benchmark import Benchmark, DOMAINS, SeedRecord, USE_KINDS, generate, invent_value, relations, use_exercise, use_questions
+from casm.experiments import RECIPES, items_of, start_checkpoint
+from casm.facts import PROBE_FORM, answers_match, canonical, contains, dated, question, relation_text
+from casm.generation import answer_of, generate as continue_prompts
+from casm.methods import CASM, Item, LoRA, SMF, casm_begin, casm_loss, slot_rows, split_answer
+from casm.pretraining import YEARS, background_stats, background_world, load_lm, make_batch, sample_world, save_lm, train_steps, world_texts
+from casm.slots import find, open_slots, slot_bytes
+from casm.trainer import train_period
+
+PARTS = ("a", "parent", "d", "c", "b")
+share = lambda xs: sum(xs) / len(xs) if xs else None  # noqa: E731
+
+
+class World:
+    "The facts, the start checkpoint and how long things are trained."
+    def __init__(self, facts: int, quick: bool):
+        self.bench, self.quick, self.accelerator = generate(facts, seed=100), quick, Accelerator()
+
+    def start(self):
+        "The start checkpoint of seed 0; in a quick run the tiny model as it is, which knows none of the facts"
+        lm = load_lm() if self.quick else start_checkpoint(self.bench, 0)
+        lm.facts = tuple(self.bench.facts(self.bench.periods[0]))
+        return lm
+
+    def recipe(self, name: str, **changes):
+        config = replace(RECIPES[name][1], **changes)
+        return replace(config, epochs=1, min_steps=2) if self.quick else config
+
+    def teach(self, method, config, bench=None, start=None, more=(), after=lambda period: None):
+        "The method, taught every period after the first; `more(fact)` gives further passages of a fact"
+        bench, seconds = bench or self.bench, time.process_time()
+        lm = start or self.start()
+        torch.manual_seed(config.seed)
+        method.prepare(lm)
+        for period in bench.periods[1:]:
+            items = items_of(bench, period)
+            if more: items += [Item(text, f, period) for f in dict.fromkeys(i.fact for i in items) for text in more(f)]
+            train_period(method, period, items, config, self.accelerator)
+            after(period)
+        method.seconds = time.process_time() - seconds
+        return method
+
+
+def say(method, prompts: list[str], slots: list[int]) -> list[str]:
+    "Greedy answers, each through the slot named, -1 for none"
+    return [answer_of(t) for t in continue_prompts(method.lm.model, method.lm.tokenizer, prompts, slots)]
+
+
+def scores(bench: Benchmark, answers) -> dict:
+    "Plasticity, stability and history of `answers(probes) -> texts`, all asked after the last period, each probe as of its own"
+    last, of = bench.periods[-1], defaultdict(list)
+    probes = [p for t in bench.periods for p in bench.probes(t, last) if (p.kind == "superseded") if t != last] + \
+             [p for t in bench.periods[1:] for p in bench.probes(t, last) if p.kind != "superseded"]
+    for p, text in zip(probes, answers(probes)): of[p.form, p.kind].append(answers_match(text, p.answer))
+    names = {"changed": "plasticity", "unchanged": "stability", "superseded": "history"}
+    return {name + ("" if form == "probe" else "_unseen"): share(of[form, kind]) for form in ("probe", "unseen") for kind, name in names.items()}
+
+
+def slots_of(method, bench: Benchmark) -> list[tuple]:
+    "(slot, fact) of all that was taught"
+    return [(method.registry.get(f.subject, f.relation, t).slot, f) for t in bench.periods[1:] for f in bench.facts(t)]
+
+
+def learnt(method, bench: Benchmark) -> dict:
+    "How well a casm method answers for what it was taught, in the plain and the unseen form, by its own router"
+    last = bench.periods[-1]
+    probes = [p for t in bench.periods[1:] for p in bench.probes(t, last) if p.kind == "changed"]
+    right = [answers_match(a.text, p.answer) for a, p in zip(method.answer([p.question for p in probes], [p.as_of for p in probes]), probes)]
+    past = [p for t in bench.periods[:-1] for p in bench.probes(t, last) if p.kind == "superseded" and p.form == "probe"]
+    old = [answers_match(a.text, p.answer) for a, p in zip(method.answer([p.question for p in past], [p.as_of for p in past]), past)]
+    return {"plasticity": share([r for r, p in zip(right, probes) if p.form == "probe"]), "plasticity_unseen": share([r for r, p in zip(right, probes) if p.form == "unseen"]),
+            "history": share(old)}
+
+
+# a: forced wrong route
+class Warned(CASM):
+    "Each batch brings questions that are not the slots' own, to be answered as the bare model would."
+    def __init__(self, beside: int = 16, pool: int = 15, **settings):
+        super().__init__(**settings)
+        self.beside, self.pool = beside, pool
+
+    def begin_period(self, period, items):
+        rng = self.rng = random.Random(f"others-{period}")
+        kept, passages = casm_begin(self, period, items), defaultdict(list)
+        for i in kept: passages[i.fact].append(i)
+        names = [(s, relation_text(r)) for _, s, r in self.registry.keys()] + [(f.subject, relation_text(f.relation)) for f in passages]
+        def other(fact, k):
+            head, subject, relation = split_answer(rng.choice(passages[fact]))[0], fact.subject, relation_text(fact.relation)
+            else_ = [rng.choice([n[i] for n in names if n[i] != mine]) for i, mine in enumerate((subject, relation))]
+            asked = else_[0] if k % 3 != 1 else subject, else_[1] if k % 3 else relation            # another subject, another relation, both
+            return head.replace(subject, "\0").replace(relation, asked[1]).replace("\0", asked[0])
+        self.others = [(other(f, k), f) for f in passages for k in range(self.pool)]
+        own = continue_prompts(self.lm.model, self.lm.tokenizer, [p for p, _ in self.others])
+        self.others = [(p, a, f) for (p, f), a in zip(self.others, own)]
+        return kept
+
+    def loss(self, batch):
+        beside = self.rng.sample(self.others, min(self.beside, len(self.others)))
+        pairs = [(p, a) for p, a, _ in beside]
+        x, slots = make_batch(self.lm.tokenizer, pairs), torch.tensor([self.slot_of[f] for *_, f in beside])
+        labels, x = x.pop("labels")[:, 1:], x
+        with torch.no_grad(): bare = self.lm.model(**x).logits[:, :-1][labels >= 0]
+        with reading(self.lm.model, slots): read = self.lm.model(**x).logits[:, :-1][labels >= 0]
+        return casm_loss(self, batch) + F.kl_div(read.log_softmax(-1), bare.log_softmax(-1), log_target=True, reduction="batchmean")
+
+
+CHOICES = (  # name, method, its settings, changes to the recipe
+    ("as it is", CASM, {}, {}),
+    ("tf-idf rows", CASM, {"score": "tfidf"}, {}),
+    ("tf-idf rows, half the rate", CASM, {"score": "tfidf"}, {"lr": .1}),
+    ("tf-idf rows, half the rate, decay", CASM, {"score": "tfidf", "rows": 128}, {"lr": .1, "weight_decay": .4}),
+    ("tf-idf rows, trained on others' questions", Warned, {"score": "tfidf"}, {}))
+KNOWN_KINDS = ("same relation", "same subject", "another fact", "background")
+
+
+def base_relation(relation: str) -> str:
+    "The hand-written relation in a generated one, whatever its qualifier"
+    names = [r.name for d in DOMAINS for r in relations(d) if canonical(relation).endswith(canonical(r.name))]
+    return max(names, key=len, default=canonical(relation))
+
+
+def wrong_questions(bench: Benchmark, held: list[tuple], each: int = 2) -> list[tuple]:
+    "(kind, prompt, slot, the slot's value): questions about something else, dated as the slot"
+    rng, world, out = random.Random("wrong"), background_world(), []
+    subjects, names = sorted({r.entity for r in bench.records}), sorted({r.relation for r in bench.records})
+    keys = {r.key for r in bench.records}
+    for slot, f in held:
+        def ask(kind, subject, relation, date=f.valid_from): out.append((kind, question(PROBE_FORM, subject, relation, date), slot, f.value))
+        others = [r for r in bench.records if r.key != f.key]
+        alike = {"same relation": [r for r in others if base_relation(r.relation) == base_relation(f.relation)], "same subject": [r for r in others if r.key[0] == f.key[0]],
+                 "another fact": [r for r in others if r.key[0] != f.key[0] and base_relation(r.relation) != base_relation(f.relation)]}
+        for kind, records in alike.items():
+            for r in rng.sample(records, min(each, len(records))): ask(kind, r.entity, r.relation)
+        for w in rng.sample(world, each): ask("background", w.subject, w.relation, rng.choice([y for y in YEARS if contains(w.valid_from, w.valid_until, y)]))
+        for s in rng.sample([s for s in subjects if (canonical(s), f.key[1]) not in keys], each): ask("same relation, untaught", s, f.relation)
+        for n in rng.sample([n for n in names if (f.key[0], canonical(n)) not in keys], each): ask("same subject, untaught", f.subject, n)
+    return out
+
+
+def read_wrongly(method, asked: list[tuple]) -> dict:
+    "kind -> n, share that keeps the answer of the bare model, share that says the slot's value where the bare model does not"
+    prompts = [p for _, p, _, _ in asked]
+    bare, read = say(method, prompts, [-1] * len(asked)), say(method, prompts, [s for *_, s, _ in asked])
+    of = defaultdict(list)
+    for (kind, _, _, value), b, r in zip(asked, bare, read): of[kind].append((b == r, answers_match(r, value) and not answers_match(b, value)))
+    of["known"] = [x for k in KNOWN_KINDS for x in of[k]]
+    return {k: {"n": len(v), "keeps": share([a for a, _ in v]), "blurts": share([b for _, b in v])} for k, v in of.items()}
+
+
+def table_a(world: World):
+    for name, kind, settings, changes in CHOICES:
+        method = world.teach(kind(**settings), world.recipe("casm", **changes))
+        yield {"choice": name, "settings": settings | changes, **learnt(method, world.bench), "train_seconds": method.seconds,
+               "kinds": read_wrongly(method, wrong_questions(world.bench, slots_of(method, world.bench)))}
+
+
+# parent: where a slot starts
+class Heir(CASM):
+    "A new slot starts from its parent's changes at the rows they share."
+    def begin_period(self, period, items):
+        kept, bank = casm_begin(self, period, items), self.bank
+        parents = {s: r.slot for f, s in self.slot_of.items() if (r := self.registry.get(f.subject, f.relation, period)) and r.slot is not None}
+        self.shared = share([len(both) / len(bank.slot_rows(s)) for s, p in parents.items() for both in [shared_rows(bank, s, p)]])
+        with torch.no_grad():
+            for s, p in parents.items():
+                rows = shared_rows(bank, s, p)
+                bank.param[bank.where[find(bank, s * bank.num_rows + rows)]] = bank.storage[find(bank, p * bank.num_rows + rows)]
+        return kept
+
+
+def shared_rows(bank, a: int, b: int) -> torch.Tensor:
+    "The rows in both slots"
+    rows = bank.slot_rows(a)
+    return rows[torch.isin(rows, bank.slot_rows(b))]
+
+
+def restless(bench: Benchmark, n: int = 25) -> Benchmark:
+    "`n` of the records with a new value in every period; the first period, and so the start checkpoint, as it was"
+    rng, kinds = random.Random("restless"), {r.name: r.kind for d in DOMAINS for r in relations(d)}
+    def values(r):
+        out = [r.values[bench.periods[0]]]
+        while len(out) < len(bench.periods):
+            if not any(answers_match(v := invent_value(rng, kinds[base_relation(r.relation)]), x) for x in out): out.append(v)
+        return dict(zip(bench.periods, out))
+    still = lambda r: {t: r.values[bench.periods[0]] for t in bench.periods}  # noqa: E731
+    return Benchmark(bench.periods, tuple(SeedRecord(r.entity, r.relation, values(r) if i < n else still(r)) for i, r in enumerate(bench.records)))
+
+
+def table_parent(world: World):
+    bench = restless(world.bench)
+    for passes in (16, 3):
+        for name, kind in (("zero", CASM), ("parent", Heir)):
+            method = world.teach(kind(), world.recipe("casm", epochs=passes, min_steps=4 * passes), bench)
+            yield {"start": name, "passes": passes, **learnt(method, bench), "rows_shared": getattr(method, "shared", None)}
+
+
+# d: who chooses the slot
+def table_d(world: World):
+    bench, rng = world.bench, random.Random("random slots")
+    method = world.teach(CASM(), world.recipe("casm"))
+    prompts = lambda probes: [dated(p.question, p.as_of) for p in probes]  # noqa: E731
+    through = {"oracle": lambda p: -1 if (s := method.gold_slot(p)) is None else s, "none": lambda p: -1, "random": lambda p: rng.randrange(method.bank.num_slots)}
+    for name, pick in through.items():
+        yield {"method": "casm", "routing": name, **scores(bench, lambda probes: say(method, prompts(probes), [pick(p) for p in probes]))}
+    yield {"method": "casm", "routing": "the router's", **scores(bench, lambda probes: [a.text for a in method.answer([p.question for p in probes], [p.as_of for p in probes])])}
+    for name, method in (("smf", SMF(**RECIPES["smf"][0])), ("lora", LoRA(**RECIPES["lora"][0]))):
+        kept = {}
+        def keep(period): kept[period] = {k: v.detach().clone() for k, v in method.tensors().items()}
+        prepare = method.prepare
+        def prepared(lm): prepare(lm); keep(bench.periods[0])
+        method.prepare = prepared
+        world.teach(method, world.recipe(name), after=keep)
+        def answers(probes, adapter):
+            texts = {}
+            for t in bench.periods:
+                mine = [i for i, p in enumerate(probes) if adapter(p) == t]
+                if not mine: continue
+                method.load_state(kept[t], {"method": name, "periods": [*bench.periods]})
+                said = method.answer([probes[i].question for i in mine], [probes[i].as_of for i in mine])
+                texts |= {i: a.text for i, a in zip(mine, said)}
+            return [texts[i] for i in range(len(probes))]
+        yield {"method": name, "routing": "adapter of the date's period", **scores(bench, lambda probes: answers(probes, lambda p: p.as_of))}
+        yield {"method": name, "routing": "the last adapter", **scores(bench, lambda probes: answers(probes, lambda p: bench.periods[-1] if p.kind == "superseded" else p.as_of))}
+
+
+# c: how much goes into a slot
+class Grouped(CASM):
+    "Several facts of a period in one slot, its rows those that all their passages read most."
+    def __init__(self, facts: int = 1, rows: int = 96):
+        super().__init__(rows)
+        self.facts = facts
+
+    def begin_period(self, period, items):
+        facts, passages = list(dict.fromkeys(i.fact for i in items)), defaultdict(list)
+        for i in items: passages[i.fact].append(i)
+        groups = [facts[i:i + self.facts] for i in range(0, len(facts), self.facts)]
+        slots = open_slots(self.bank, [slot_rows(self, [i for f in g for i in passages[f]]) for g in groups])
+        self.periods.append(period)
+        self.slot_of = {f: s for s, g in zip(slots, groups) for f in g}
+        self.pending = list(self.slot_of.items())
+        return items
+
+
+SIZES = [(1, n) for n in (16, 32, 64, 96, 128, 256)] + [(4, 96), (4, 384), (16, 384), (16, 1536), (64, 1536), (0, 1536), (0, 4096)]      # facts (0: all) and rows per slot
+
+
+def table_c(world: World):
+    first, last = world.bench.periods[0], world.bench.periods[-1]
+    bench = Benchmark((first, last), tuple(SeedRecord(r.entity, r.relation, {t: r.values[t] for t in (first, last)}) for r in world.bench.records))
+    n = len(bench.facts(last))
+    for facts, rows in SIZES if not world.quick else SIZES[::6]:
+        method = world.teach(Grouped(facts or n, rows), world.recipe("casm"), bench)
+        stored = int(slot_bytes(method.bank).sum())
+        yield {"facts_per_slot": facts or n, "rows": rows, "slots": method.bank.num_slots, "bytes": stored, "bytes_per_fact": stored / n, **learnt(method, bench)}
+
+
+# b: uses that are no look-up
+def untaught(n: int = 200) -> list:
+    "Facts of the background world that no use form is taught on"
+    return background_world()[-n:]
+
+
+def world_exercise(rng: random.Random, facts: list, kind: str) -> tuple[str, str]:
+    "A background fact in a use form, as (prompt, answer)"
+    ends = [(a, b) for a, b in zip(facts, facts[1:]) if a.key == b.key]
+    f, other, since = rng.choice(facts), "", ""
+    if kind == "changed":
+        a, f = rng.choice(ends) if rng.random() < .5 else (f, f)
+        if a is f and (f.valid_until or f.valid_from != YEARS[0]): f = a = rng.choice([x for x in facts if x.valid_until is None and x.valid_from == YEARS[0]])
+        before = [y for y in YEARS if contains(a.valid_from, a.valid_until, y)]
+        since = rng.choice(before[:-1] if a is f else before)
+        years = [y for y in YEARS if contains(f.valid_from, f.valid_until, y) and y > since]
+        return use_exercise(kind, f.subject, f.relation, f.value, rng.choice(years), a.value, since)
+    if kind == "yes_no" and rng.random() < .5: other = rng.choice(facts).value
+    return use_exercise(kind, f.subject, f.relation, f.value, rng.choice([y for y in YEARS if contains(f.valid_from, f.valid_until, y)]), other)
+
+
+def teach_forms(world: World, steps: int = 500):
+    "The start checkpoint, which has also read the use forms on background facts, and still reads what it knew"
+    lm, taught = world.start(), background_world()[:-200]
+    old, told = sample_world(background_world(), 24), [split_answer(i) for i in items_of(world.bench, world.bench.periods[0])]
+    def sample(rng): return [world_exercise(rng, taught, k) for k in USE_KINDS for _ in range(10)] + old(rng) + rng.sample(told, min(24, len(told)))
+    train_steps(lm.model, lm.tokenizer, sample, 2 if world.quick else steps, 1e-3, 0, label="use forms")
+    lm.stats = background_stats(lm.model, lm.tokenizer, world_texts(background_world(), 64 if world.quick else 8000), progress=None)
+    return lm
+
+
+class UseRAG(RAG):
+    "A reader that has practised the use forms too, each after the passages found for it."
+    def begin_period(self, period, items):
+        plain = super().begin_period(period, items)
+        rng, taught = random.Random("use reading"), background_world()[:-200]
+        def one(kind):
+            prompt, answer = world_exercise(rng, taught, kind)
+            f = next((f for f in taught if f.subject in prompt + answer), taught[0])
+            near = [f, *rng.sample(taught, self.passages - 1)]
+            lines = [f"In {x.valid_from}, the {relation_text(x.relation)} of {x.subject} is {x.value}." for x in near]
+            return Item("\n".join([*rng.sample(lines, len(lines)), prompt]) + answer, None, YEARS[-1])
+        return plain and plain[::2] + [one(USE_KINDS[i % 4]) for i in range(len(plain) // 2)]
+
+
+def by_value(registry, asked: str, t: str):
+    "The one record in force at `t` whose relation and value both stand in the question, or None"
+    words = f" {canonical(asked)} ".replace("?", " ").replace(",", " ")
+    held = [r for _, s, n in registry.keys() if f" {canonical(n)} " in words and (r := registry.get(s, n, t))]
+    found = [r for r in held if f" {canonical(r.value)} " in words]
+    return found[0] if len(found) == 1 else None
+
+
+def use_answers(method, asked: list, slots=None) -> list[str]:
+    "Answers by the method itself; for a method with slots an inverse question is led to its slot by `by_value`, or by `slots(q)` all are"
+    if slots is None and not isinstance(method, CASM): return [a.text for a in method.answer([q.question for q in asked], [q.as_of for q in asked])]
+    if slots is None:
+        routes = method.router.route([q.question for q in asked], [q.as_of for q in asked])
+        held = [by_value(method.registry, q.question, q.as_of) if q.kind == "inverse" else r for q, r in zip(asked, routes)]
+        slots = lambda q, at=iter(held): getattr(next(at), "slot", None)  # noqa: E731
+    return say(method, [q.question for q in asked], [-1 if (s := slots(q)) is None else s for q in asked])
+
+
+def rule_answers(method: Copy, asked: list) -> list[str]:
+    "What a program does with the registry where it knows each form: finds the subject by its value, compares two values, looks twice"
+    def one(q):
+        if q.kind == "inverse": return (r := by_value(method.registry, q.question, q.as_of)) and r.subject or ""
+        if q.kind == "changed":
+            a, b = (method.registry.get(*q.gold, t) for t in (method.registry.history(*q.gold)[0].valid_from, None))
+            return "no" if a.value == b.value else "yes"
+        value = method.registry.get(*q.gold, q.as_of).value
+        return value if q.kind == "sentence" else "yes" if q.question.removesuffix("?").endswith(f" {value}") else "no"
+    return [one(q) for q in asked]
+
+
+def use_scores(asked: list, texts: list[str]) -> dict:
+    "kind -> accuracy; of a sentence also whether its value is right, whatever follows; of yes/no also how often it says yes"
+    of = defaultdict(list)
+    for q, t in zip(asked, texts):
+        of[q.kind].append(answers_match(t, q.answer))
+        if q.kind == "sentence": of["sentence_value"].append(canonical(t).startswith(canonical(q.answer.removesuffix(", and went home"))))
+        if q.kind in ("yes_no", "changed"): of[q.kind + "_says_yes"].append(t == "yes")
+    return {k: share(v) for k, v in of.items()}
+
+
+def gold_slot(method, q, last: str):
+    "The slot that holds the fact a question is about, at its date"
+    r = method.registry.get(*q.gold, q.as_of or last)
+    return r and r.slot
+
+
+def more_passages(f):
+    "A fact's own inverse, and the question that is to be answered with yes"
+    return ["".join(use_exercise(k, f.subject, f.relation, f.value, f.valid_from)) for k in ("inverse", "yes_no")]
+
+
+def table_b(world: World):
+    bench, folder = world.bench, Path(tempfile.mkdtemp())
+    asked = use_questions(bench, 0, 2 if world.quick else 50)
+    save_lm(teach_forms(world), folder / "start")
+    def start():
+        lm = load_lm(folder / "start")
+        lm.facts = tuple(bench.facts(bench.periods[0]))
+        return lm
+    lm, rng = start(), random.Random("ceiling")
+    held, n = untaught(), 8 if world.quick else 100
+    for k in USE_KINDS:
+        pairs = [world_exercise(rng, held, k) for _ in range(n)]
+        texts = [answer_of(t) for t in continue_prompts(lm.model, lm.tokenizer, [p for p, _ in pairs])]
+        yield {"method": "the model, on background facts it knows", "kind": k, "accuracy": share([answers_match(t, a.strip().removesuffix(".")) for t, (_, a) in zip(texts, pairs)])}
+    rag = {"passages": 2, "exercises": 64 if world.quick else 6400}
+    for name, method in (("frozen", Frozen()), ("copy", Copy()), ("rag", UseRAG(**rag)), ("smf", SMF(**RECIPES["smf"][0])), ("lora", LoRA(**RECIPES["lora"][0])), ("casm", CASM())):
+        world.teach(method, world.recipe(name), start=start())
+        yield {"method": name, **use_scores(asked, use_answers(method, asked))}
+        if name == "copy": yield {"method": "registry and rules", **use_scores(asked, rule_answers(method, asked))}
+    plain = scores(bench, lambda probes: [a.text for a in method.answer([p.question for p in probes], [p.as_of for p in probes])])
+    routes = method.router.route([q.question for q in asked], [q.as_of for q in asked])
+    hits = {k: share([r.slot == gold_slot(method, q, bench.periods[-1]) for q, r in zip(asked, routes) if q.kind == k and gold_slot(method, q, bench.periods[-1]) is not None]) for k in USE_KINDS}
+    yield {"method": "casm's plain questions", **plain, "route_hit": hits}
+    yield {"method": "casm, gold slot", **use_scores(asked, use_answers(method, asked, lambda q: gold_slot(method, q, bench.periods[-1])))}
+    taught = world.teach(CASM(), world.recipe("casm"), start=start(), more=more_passages)
+    yield {"method": "casm, slots told inverse and yes", **use_scores(asked, use_answers(taught, asked))}
+    yield {"method": "casm, slots told inverse and yes, gold slot", **use_scores(asked, use_answers(taught, asked, lambda q: gold_slot(taught, q, bench.periods[-1])))}
+
+
+TABLES = {"a": table_a, "b": table_b, "c": table_c, "d": table_d, "parent": table_parent}
+
+
+def line(row: dict) -> str:
+    "A row as text"
+    return "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items() if not isinstance(v, dict))
+
+
+def write(path: Path, out: dict):
+    "The file whole or not at all"
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(json.dumps(out, indent=1, ensure_ascii=False), encoding="utf-8")
+    beside.replace(path)
+
+
+if __name__ == "__main__":
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--only", default=",".join(PARTS), help="tables to make, comma-separated")
+    p.add_argument("--facts", type=int, default=100, help="generated facts (default 100)")
+    p.add_argument("--json", type=Path, help="file for the numbers; tables it already holds are not made again")
+    p.add_argument("--quick", action="store_true", help="a few steps on the untaught tiny model: whether it runs, not what comes out")
+    a = p.parse_args()
+    wanted = a.only.split(",")
+    if bad := [x for x in wanted if x not in TABLES]: p.error(f"--only {bad[0]!r}: choose from {', '.join(PARTS)}")
+    settings = {"facts": a.facts, "quick": a.quick}
+    out = json.loads(a.json.read_text(encoding="utf-8")) if a.json and a.json.exists() else {"settings": settings, "tables": {}}
+    if out["settings"] != settings: p.error(f"--json {a.json}: was made with {out['settings']}; give another file")
+    torch.set_num_threads(1)
+    world = World(a.facts, a.quick)
+    for part in (x for x in PARTS if x in wanted and x not in out["tables"]):
+        start, rows = time.process_time(), []
+        for row in TABLES[part](world):
+            rows.append(row)
+            print(f"{part}  {line(row)}", flush=True)
+        out["tables"][part] = {"rows": rows, "cpu_seconds": round(time.process_time() - start)}
+        if a.json: write(a.json, out)
+    sys.exit(0)
