@@ -55,12 +55,13 @@ class World:
         config = replace(RECIPES[name][1], **changes)
         return replace(config, epochs=1, min_steps=2) if self.quick else config
 
-    def teach(self, method, config, bench=None, start=None, more=(), after=lambda period: None):
+    def teach(self, method, config, bench=None, start=None, more=None, before=lambda: None, after=lambda period: None):
         "The method, taught every period after the first; `more(fact)` gives further passages of a fact"
         bench, seconds = bench or self.bench, time.process_time()
         lm = start or self.start()
         torch.manual_seed(config.seed)
         method.prepare(lm)
+        before()
         for period in bench.periods[1:]:
             items = items_of(bench, period)
             if more: items += [Item(text, f, period) for f in dict.fromkeys(i.fact for i in items) for text in more(f)]
@@ -78,8 +79,7 @@ def say(method, prompts: list[str], slots: list[int]) -> list[str]:
 def scores(bench: Benchmark, answers) -> dict:
     "Plasticity, stability and history of `answers(probes) -> texts`, all asked after the last period, each probe as of its own"
     last, of = bench.periods[-1], defaultdict(list)
-    probes = [p for t in bench.periods for p in bench.probes(t, last) if (p.kind == "superseded") if t != last] + \
-             [p for t in bench.periods[1:] for p in bench.probes(t, last) if p.kind != "superseded"]
+    probes = [p for t in bench.periods for p in bench.probes(t, last) if p.kind == "superseded" or t != bench.periods[0]]
     for p, text in zip(probes, answers(probes)): of[p.form, p.kind].append(answers_match(text, p.answer))
     names = {"changed": "plasticity", "unchanged": "stability", "superseded": "history"}
     return {name + ("" if form == "probe" else "_unseen"): share(of[form, kind]) for form in ("probe", "unseen") for kind, name in names.items()}
@@ -127,7 +127,7 @@ class Warned(CASM):
         beside = self.rng.sample(self.others, min(self.beside, len(self.others)))
         pairs = [(p, a) for p, a, _ in beside]
         x, slots = make_batch(self.lm.tokenizer, pairs), torch.tensor([self.slot_of[f] for *_, f in beside])
-        labels, x = x.pop("labels")[:, 1:], x
+        labels = x.pop("labels")[:, 1:]
         with torch.no_grad(): bare = self.lm.model(**x).logits[:, :-1][labels >= 0]
         with reading(self.lm.model, slots): read = self.lm.model(**x).logits[:, :-1][labels >= 0]
         return casm_loss(self, batch) + F.kl_div(read.log_softmax(-1), bare.log_softmax(-1), log_target=True, reduction="batchmean")
@@ -177,7 +177,7 @@ def read_wrongly(method, asked: list[tuple]) -> dict:
 
 
 def table_a(world: World):
-    for name, kind, settings, changes in CHOICES:
+    for name, kind, settings, changes in CHOICES if not world.quick else CHOICES[::4]:
         method = world.teach(kind(**settings), world.recipe("casm", **changes))
         yield {"choice": name, "settings": settings | changes, **learnt(method, world.bench), "train_seconds": method.seconds,
                "kinds": read_wrongly(method, wrong_questions(world.bench, slots_of(method, world.bench)))}
@@ -217,7 +217,7 @@ def restless(bench: Benchmark, n: int = 25) -> Benchmark:
 
 def table_parent(world: World):
     bench = restless(world.bench)
-    for passes in (16, 3):
+    for passes in (16, 3) if not world.quick else (1,):
         for name, kind in (("zero", CASM), ("parent", Heir)):
             method = world.teach(kind(), world.recipe("casm", epochs=passes, min_steps=4 * passes), bench)
             yield {"start": name, "passes": passes, **learnt(method, bench), "rows_shared": getattr(method, "shared", None)}
@@ -235,21 +235,20 @@ def table_d(world: World):
     for name, method in (("smf", SMF(**RECIPES["smf"][0])), ("lora", LoRA(**RECIPES["lora"][0]))):
         kept = {}
         def keep(period): kept[period] = {k: v.detach().clone() for k, v in method.tensors().items()}
-        prepare = method.prepare
-        def prepared(lm): prepare(lm); keep(bench.periods[0])
-        method.prepare = prepared
-        world.teach(method, world.recipe(name), after=keep)
-        def answers(probes, adapter):
-            texts = {}
-            for t in bench.periods:
-                mine = [i for i, p in enumerate(probes) if adapter(p) == t]
-                if not mine: continue
-                method.load_state(kept[t], {"method": name, "periods": [*bench.periods]})
-                said = method.answer([probes[i].question for i in mine], [probes[i].as_of for i in mine])
-                texts |= {i: a.text for i, a in zip(mine, said)}
-            return [texts[i] for i in range(len(probes))]
-        yield {"method": name, "routing": "adapter of the date's period", **scores(bench, lambda probes: answers(probes, lambda p: p.as_of))}
-        yield {"method": name, "routing": "the last adapter", **scores(bench, lambda probes: answers(probes, lambda p: bench.periods[-1] if p.kind == "superseded" else p.as_of))}
+        world.teach(method, world.recipe(name), before=lambda: keep(bench.periods[0]), after=keep)
+        yield {"method": name, "routing": "adapter of the date's period", **scores(bench, lambda probes: by_adapter(method, kept, probes, [p.as_of for p in probes]))}
+        after = lambda p: bench.periods[-1] if p.kind == "superseded" else p.as_of  # noqa: E731
+        yield {"method": name, "routing": "the last adapter", **scores(bench, lambda probes: by_adapter(method, kept, probes, list(map(after, probes))))}
+
+
+def by_adapter(method, kept: dict, probes: list, adapters: list) -> list[str]:
+    "Answers, each by the state that the method had after the period named"
+    texts = {}
+    for t in dict.fromkeys(adapters):
+        mine = [i for i, a in enumerate(adapters) if a == t]
+        method.load_state(kept[t], {"method": method.name, "periods": list(kept)})
+        texts |= {i: a.text for i, a in zip(mine, method.answer([probes[i].question for i in mine], [probes[i].as_of for i in mine]))}
+    return [texts[i] for i in range(len(probes))]
 
 
 # c: how much goes into a slot
@@ -277,7 +276,7 @@ def table_c(world: World):
     first, last = world.bench.periods[0], world.bench.periods[-1]
     bench = Benchmark((first, last), tuple(SeedRecord(r.entity, r.relation, {t: r.values[t] for t in (first, last)}) for r in world.bench.records))
     n = len(bench.facts(last))
-    for facts, rows in SIZES if not world.quick else SIZES[::6]:
+    for facts, rows in SIZES if not world.quick else SIZES[::8]:
         method = world.teach(Grouped(facts or n, rows), world.recipe("casm"), bench)
         stored = int(slot_bytes(method.bank).sum())
         yield {"facts_per_slot": facts or n, "rows": rows, "slots": method.bank.num_slots, "bytes": stored, "bytes_per_fact": stored / n, **learnt(method, bench)}
@@ -388,7 +387,7 @@ def table_b(world: World):
         lm.facts = tuple(bench.facts(bench.periods[0]))
         return lm
     lm, rng = start(), random.Random("ceiling")
-    held, n = untaught(), 8 if world.quick else 100
+    held, n = untaught(), 2 if world.quick else 100
     for k in USE_KINDS:
         pairs = [world_exercise(rng, held, k) for _ in range(n)]
         texts = [answer_of(t) for t in continue_prompts(lm.model, lm.tokenizer, [p for p, _ in pairs])]

@@ -1,12 +1,13 @@
 "Every way a facts file can be wrong, the public file's golden outputs, and invariants of invented benchmarks."
 import hashlib, json, os, re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from casm.benchmark import Benchmark, SeedRecord, current, earlier_values, generate, golden_passages, golden_probes
-from casm.benchmark import is_background, later_values, never_changed, read_facts, rename, write_facts
+from casm.benchmark import is_background, later_values, never_changed, read_facts, rename, use_exercise, use_questions, write_facts
 from casm.facts import CasmError, PROBE_FORM, UNSEEN_FORM, answers_match, canonical, question
 
 SHARED = Path(__file__).parents[2].parent/"shared"/"data"
@@ -172,3 +173,37 @@ def test_probe_invariants(b, when):
         if p.kind == "superseded": assert as_of != after and not answers_match(p.answer, current(r, after)) and later_values(r, as_of)
         if p.kind == "unchanged": assert as_of != "2018"
     assert {p.form for p in probes} == {"probe", "unseen"} and [p.form for p in probes[::2]] == ["probe"]*(len(probes)//2)
+
+
+def held(benchmark, q): return next(r.values for r in benchmark.records if (r.entity, r.relation) == q.gold)
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 60), st.integers(0, 99))
+def test_use_questions_are_true_and_held_out(n, seed):
+    b = generate(n, seed=seed)
+    asked, (first, last) = use_questions(b, seed, per_kind=12), (b.periods[0], b.periods[-1])
+    read = [p.text for t in b.periods for p in b.passages(b.facts(t))]
+    assert asked == use_questions(b, seed, per_kind=12) and max(Counter(q.kind for q in asked).values(), default=0) <= 12
+    for q in asked:
+        values = held(b, q)
+        moved = not answers_match(values[first], values[last])
+        assert not any(t.startswith(q.question) for t in read)
+        if q.kind == "changed": assert q.as_of is None and q.answer == ("yes" if moved else "no") and f"between {first} and {last}" in q.question
+        else: assert moved and q.as_of in (first, last) and q.as_of in q.question
+        if q.kind == "inverse":
+            assert q.answer == q.gold[0] and q.gold[0] not in q.question and values[q.as_of] in q.question
+            assert sum(canonical(r.relation) == canonical(q.gold[1]) and answers_match(r.values[q.as_of], values[q.as_of]) for r in b.records) == 1
+        if q.kind == "yes_no": assert q.question.endswith(f" {values[q.as_of if q.answer == 'yes' else last if q.as_of == first else first]}?")
+        if q.kind == "sentence": assert q.answer.startswith(values[q.as_of] + ",") and values[q.as_of] not in q.question.split(" was")[-1]
+    for kind in ("yes_no", "changed"): assert abs(sum(1 if q.answer == "yes" else -1 for q in asked if q.kind == kind)) <= 1
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.0, "3", None])
+def test_use_questions_refuse_a_bad_number(n):
+    with pytest.raises(CasmError, match="per_kind"): use_questions(generate(8), per_kind=n)
+
+
+@pytest.mark.parametrize("other, verdict", [("", "yes"), ("12 fathoms", "yes"), ("the 12 Fathoms.", "yes"), ("9 fathoms", "no")])
+def test_an_exercise_says_the_truth(other, verdict):
+    assert use_exercise("yes_no", "A Quay", "berth_depth", "12 fathoms", "2020", other) == (f"Is the berth depth of A Quay in 2020 {other or '12 fathoms'}?", f" {verdict}.")
+    assert use_exercise("changed", "A Quay", "berth depth", "12 fathoms", "2020", other, "2018")[1] == f" {'no' if verdict == 'yes' else 'yes'}."
