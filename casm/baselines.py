@@ -27,12 +27,12 @@ from torch import nn
 from .adapter import encode, memory_of
 from .benchmark import fact_passages
 from .checkpoint import State, hash_tensors
-from .facts import BACKGROUND_FORMS, CasmError, Fact, answers_match, contains, dated, find_time, normalize_answer, question
+from .facts import BACKGROUND_FORMS, CasmError, Fact, answers_match, contains, dated, normalize_answer, question
 from .generation import answer_of, equal_lengths, generate
 from .methods import Answer, CASM, Cost, Item, Method, check_method, split_answer, tensors_of
 from .pretraining import LM, YEARS, background_world
 from .registry import Registry
-from .router import ASKING, default_router, opened, read_words, time_scope
+from .router import ASKING, date_words, default_router, opened, read_words, time_scope
 
 # %% ../nbs/11_baselines.ipynb #a233d9c7
 class Frozen(Method):
@@ -112,7 +112,7 @@ class Copy(Ledger):
 def copy_answer(method: Copy, questions: list[str], as_of: list[str | None]) -> list[Answer]:
     "The value in force for the key and the moment that each question was routed to (for two facts, both), else the model's own answer"
     routes = method.router.route(questions, as_of)
-    held = [[method.registry.get(*x.key, x.as_of) for x in (r, r.also) if x and x.key] for r in routes]
+    held = [[method.registry.get(*x.key, x.as_of) for x in (r, r.also) if x and x.fact_id is not None] for r in routes]
     values = [" and ".join(h.value for h in some if h) for some in held]
     rest = [dated(q, r.as_of) for q, r, v in zip(questions, routes, values) if not v]
     texts = iter(generate(method.lm.model, method.lm.tokenizer, rest, progress="copy answers"))
@@ -179,7 +179,7 @@ def search(
     k: int,  # passages at most
 ) -> list[tuple[str, str]]:  # (passage, the value it states), the best first
     "The passages that fit a question's telling words best among those that were true at `t`"
-    date = read_words(find_time(question) or "").words
+    date = date_words(question)
     words = [w for w in dict.fromkeys(read_words(question).words) if w not in ASKING and w not in date]
     match = " OR ".join(f'"{w}"' for w in words)
     return index.db.execute(_FIND, (match, t, t, t, k)).fetchall() if words else []

@@ -6,10 +6,10 @@
 __all__ = ['DEMO_FACTS', 'DEMO', 'LEGEND', 'MODEL_FILES', 'Parser', 'facts_of', 'model_of', 'background_of', 'quiet',
            'run_command', 'names', 'numbers', 'add_run', 'add_data', 'command', 'train_command', 'check_folder',
            'add_train', 'ask_command', 'ask_memory', 'reason', 'add_ask', 'opened', 'learn_command', 'begun',
-           'told_learnt', 'named', 'add_learn', 'add_folder', 'history_command', 'diff_command', 'undo_command',
-           'export_command', 'add_ledger', 'demo_command', 'invitation', 'known', 'add_demo', 'check_out',
-           'pretrain_tiny_command', 'add_pretrain_tiny', 'warmup_command', 'told', 'add_warmup', 'add_memory',
-           'make_parser', 'main']
+           'told_learnt', 'unlike', 'named', 'add_learn', 'add_folder', 'history_command', 'diff_command',
+           'undo_command', 'export_command', 'add_ledger', 'demo_command', 'invitation', 'known', 'add_demo',
+           'check_out', 'pretrain_tiny_command', 'add_pretrain_tiny', 'warmup_command', 'told', 'add_warmup',
+           'add_memory', 'make_parser', 'main']
 
 # %% ../nbs/50_cli.ipynb #00f9e985
 import argparse
@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from .benchmark import STREAMS, Benchmark, generate, never_changed, read_facts
 from .data_cli import add_data_commands
 from .datasets import read_records, read_texts
-from .facts import BACKGROUND_FORMS, CasmError, canonical, is_document, question, relation_text, time_key
+from .facts import BACKGROUND_FORMS, CasmError, answers_match, canonical, is_document, question, relation_text, time_key
 
 # %% ../nbs/50_cli.ipynb #a66de16a
 class Parser(argparse.ArgumentParser):
@@ -156,6 +156,7 @@ def ask_memory(args):
     if args.method is not None or args.seed is not None: raise CasmError("--method and --seed choose among the methods of a run; with --memory leave them out")
     with opened(args.memory) as lm: answer = lm.ask(args.question, args.as_of, explain=True)
     print(answer.answer)
+    if answer.recorded and not answers_match(answer.answer, answer.recorded): print(f"casm: the ledger has {answer.recorded!r}", file=sys.stderr)
     if args.explain: print(answer.reason, *([f"Read in: {answer.source}"] if answer.source else []), sep="\n")
     elif answer.slot is None: print("casm: no slot applies, this is the model's own answer; --explain says more", file=sys.stderr)
 
@@ -168,7 +169,7 @@ def reason(method, asked: str, as_of: str | None) -> str:
 def add_ask(commands):
     p = command(commands, "ask", ask_command, "ask a finished run or a memory, as of now or as of a date",
                 'casm ask "What is the acting charter status of Wreisk Company?" --as-of 2018 --run runs/demo', stopped="nothing was changed")
-    p.add_argument("question", help="in quotes; a year in it counts as its date")
+    p.add_argument("question", help="in quotes; a date in it counts as its date, a year or month as its first day")
     where = p.add_mutually_exclusive_group(required=True)
     where.add_argument("--run", metavar="DIR", help="the folder that casm run or casm demo named")
     where.add_argument("--memory", metavar="DIR", help="the folder that casm learn named")
@@ -194,12 +195,16 @@ def learn_command(args):
     with begun(folder, args.model) if made else opened(folder) as lm:
         if not made and args.model is not None and lm.settings["model"] != model_of(args.model):
             raise CasmError(f"--model {args.model}: {folder} was made with {lm.settings['model'] or 'the tiny model'}; leave --model out")
+        before = lm.registry.last_commit
         try: outcomes = lm.learn([r for _, r in rows], args.period, [where for where, _ in rows], args.skip_bad, args.correct)
         except BaseException:
-            if made: shutil.rmtree(folder)
+            if lm.registry.last_commit > before: args.stopped = f"commit {lm.registry.last_commit} was made all the same; casm undo takes it back"
+            elif made and not lm.registry.last_commit: shutil.rmtree(folder)            # unless another process has taught it meanwhile
             raise
-        print(told_learnt(outcomes, unread, lm))
-    print(f"results: {folder}")
+        print(told_learnt(outcomes, unread, lm, before))
+        nothing = made and not lm.registry.last_commit
+    if nothing: shutil.rmtree(folder)
+    else: print(f"results: {folder}")
 
 # %% ../nbs/50_cli.ipynb #e48e80b8
 def begun(folder: Path, model: str | None):
@@ -208,16 +213,25 @@ def begun(folder: Path, model: str | None):
     from casm.temporal_lm import TemporalLM
     return TemporalLM.create(folder, model_of(model or "tiny"))
 
-def told_learnt(outcomes: list, unread: list[str], lm) -> str:
+def told_learnt(outcomes: list, unread: list[str], lm, before: int) -> str:
     "What learning did, in plain lines"
     stood, counts = [o for o in outcomes if o.kind != "refused"], Counter(o.kind for o in outcomes if o.kind != "refused")
     left = unread + [o.why for o in outcomes if o.kind == "refused"]
     lines = [", ".join(f"{n} {kind}" for kind, n in counts.items()) or "nothing was learnt"]
     lines += [f"{named(o.fact)}: {o.previous.value} (from {o.previous.valid_from}) -> {o.fact.value} (from {o.fact.valid_from})" for o in stood if o.kind != "same" and o.previous]
+    texts = sum(is_document((canonical(o.fact.subject), canonical(o.fact.relation))) for o in stood)
+    if texts: lines.append(f"{texts} kept as text: no sentence that states a fact in one of the forms of casm.facts")
     lines += [f"left out: {' '.join(why.split())}" for why in left]
     n = lm.registry.last_commit
-    if stood: lines.append(f"commit {n}; casm undo {n} --memory {shlex.quote(str(lm.folder))} takes it back")
+    lines += [f"not read back: {named(o.fact)}: {o.fact.value}, the model says {said!r}" for o, said in unlike(outcomes, lm)] if n > before else []
+    if n > before: lines.append(f"commit {n}; casm undo {n} --memory {shlex.quote(str(lm.folder))} takes it back")
     return "\n".join(lines)
+
+def unlike(outcomes: list, lm) -> list[tuple]:
+    "(outcome, answer) of the facts just learnt that the model does not give back when asked for them as of their dates"
+    new = [o for o in outcomes if o.kind not in ("same", "refused") and not is_document((canonical(o.fact.subject), canonical(o.fact.relation)))]
+    answers = lm.recite([o.fact for o in new])
+    return [(o, a) for o, a in zip(new, answers) if not answers_match(a, o.fact.value)]
 
 def named(x) -> str: return x.subject if is_document((canonical(x.subject), canonical(x.relation))) else f"{relation_text(x.relation)} of {x.subject}"
 
@@ -257,7 +271,7 @@ def undo_command(args):
 def export_command(args):
     "Write the ledger"
     with opened(args.memory) as lm: n = lm.export(args.out)
-    print(f"{n} slots")
+    print(f"{n} records")
     print(f"results: {args.out}")
 
 # %% ../nbs/50_cli.ipynb #317b7a76

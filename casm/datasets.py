@@ -258,7 +258,7 @@ def or_error(read: Callable[[], dict]) -> dict | CasmError:
     try: return read()
     except CasmError as e: return e
 
-def _text_rows(path): return ((where, {"text": line}) for where, line in read_lines(path))
+def _text_rows(path): return ((where, {"text": line}) for where, line in read_lines(path) if line.strip())
 
 def _json_rows(path): return ((where, or_error(lambda: json_object(line, where))) for where, line in read_lines(path))
 

@@ -6,7 +6,7 @@
 __all__ = ['PROBE_KINDS', 'UPDATE_FORMS', 'PROBE_FORM', 'UNSEEN_FORM', 'BACKGROUND_FORMS', 'CasmError', 'canonical',
            'relation_text', 'date_key', 'check_time', 'TimeOrder', 'time_key', 'contains', 'check_text', 'Fact',
            'to_fact', 'Passage', 'Probe', 'normalize_answer', 'answers_match', 'value_key', 'token_f1', 'question',
-           'render', 'fact_in', 'document', 'is_document', 'find_time', 'dated']
+           'render', 'fact_in', 'document', 'is_document', 'written_time', 'find_time', 'dated']
 
 # %% ../nbs/03_facts.ipynb #31124c6b
 import hashlib, re, unicodedata
@@ -395,14 +395,17 @@ def _readings(
     for i in ends: yield from _readings(parts[2:], text[i:], found | {name: text[:i]})
 
 # %% ../nbs/03_facts.ipynb #c8fecb0a
+_NO_VALUE = re.compile(r"(?:not|no longer|said|thought|believed|reported|expected|rumou?red|still|also|now|on|near|at|about|either|neither|unknown)\b|.*(?:, and | or | and the )", re.I)
+
 def fact_in(
     text: str, # a passage
 ) -> Optional[Fact]: # None if no form fits, or if it can be read in two ways
-    "The fact that a passage states in one of `BACKGROUND_FORMS`, valid from the date it names."
+    "The fact that a passage states in one of `BACKGROUND_FORMS`, valid from the date it names. What denies, hedges or tells more than one thing states none."
     text = text.strip()
     text, found = text if text.endswith(".") else f"{text}.", set()
     for form in BACKGROUND_FORMS:
         for r in _readings(re.split(r"\{(\w+)\}", form), text, {}):
+            if _NO_VALUE.match(r["value"]): return None
             found.add((r["subject"], r["relation"], r["value"], r["date"]))
             if len(found) > 1: return None
     return Fact(*found.pop()) if found else None
@@ -415,9 +418,9 @@ def document(
     date: str, # the passage's
     source: Optional[str]=None, # where it was read
 ) -> Fact: # of relation "passage"
-    "A passage without a fact, as a fact about itself."
+    "A passage without a fact, as a fact about itself; one text however spaced or capitalised is one passage."
     check_text("text", text)
-    return Fact(f"passage {hashlib.sha256(text.encode()).hexdigest()[:12]}", _DOCUMENT, text, date, source=source)
+    return Fact(f"passage {hashlib.sha256(canonical(text).encode()).hexdigest()[:12]}", _DOCUMENT, text, date, source=source)
 
 def is_document(
     key: tuple, # canonical (subject, relation)
@@ -434,11 +437,18 @@ _ANY_TIME, _CUED_TIME = (re.compile(cue + _YEAR + _UNIT, re.I) for cue in ("", _
 
 def _first_date(pattern, text): return next((m[1] for m in pattern.finditer(text) if date_key(m[1]) is not None), None)
 
+_WRITTEN = re.compile(rf"(?<![\w.])(?:{'|'.join(re.sub('[?]P<[a-z]+>', '?:', form.pattern) for form in _DATES[1:2] + _DATES[3:])})(?!\w)", re.I)
+
+def written_time(text: str) -> Optional[str]:
+    "The first day or month that a text names otherwise than in ISO form, as written: \"12 May 2012\""
+    return next((m[0] for m in _WRITTEN.finditer(text) if _date(canonical(m[0]))), None)
+
 def find_time(
     text: str, # a question
-) -> Optional[str]: # "2018", "2018-06" or "2018-06-01" as written; None if it names none
-    "The time a text names: first one in a telling place (bracket, start, after a preposition), else the first year-like number."
-    return _first_date(_CUED_TIME, text.strip()) or _first_date(_ANY_TIME, text)
+) -> Optional[str]: # "2018", "2018-06" or "2018-06-01"; None if it names none
+    "The time a text names: a day or month with its name, else the first one in a telling place (bracket, start, after a preposition), else the first year-like number."
+    written = written_time(text)
+    return _date(canonical(written)) if written else _first_date(_CUED_TIME, text.strip()) or _first_date(_ANY_TIME, text)
 
 # %% ../nbs/03_facts.ipynb #9d85144e
 def dated(

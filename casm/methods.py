@@ -274,6 +274,7 @@ class CASM(Method):
     name = "casm"
     def __init__(self, rows: int = 96, score: str = "tf"):
         super().__init__()
+        if type(rows) is not int or rows < 1: raise CasmError(f"rows={rows!r}: give a whole number of at least 1")
         if score not in SCORES: raise CasmError(f"score={score!r}: choose from {', '.join(SCORES)}")
         self.rows, self.score, self.most, self.registry, self.pending, self.slot_of = rows, score, 0, Registry(), [], {}
 

@@ -1000,7 +1000,9 @@ def export_json(registry: Registry,
             f.flush()
             os.fsync(f.fileno())
         os.replace(partial, path)
-    except OSError as e: raise CasmError(f"{path} cannot be written ({e}); give a file in a folder that exists and may be written to") from e
+    except OSError as e:
+        Path(partial).unlink(missing_ok=True)
+        raise CasmError(f"{path} cannot be written ({e}); give a file in a folder that exists and may be written to") from e
     return len(slots)
 
 # %% ../nbs/04_registry.ipynb #2876826e

@@ -46,8 +46,8 @@ def test_what_was_learnt_is_in_the_folder(lm):
     there = TemporalLM.load(lm.folder)
     assert explained(there) == explained(lm) and bits(there) == bits(lm)
     assert [e[2] for e in explained(lm)] == [None, "Marigold", "Swift", "Grey Heron", "Grey Heron"]
-    lm.learn([NEW, replace(NEW, value="Grey  heron.")])                            # nothing to train: recorded all the same
-    assert there.registry.last_commit == 6 and there.method.bank.num_slots == 3
+    assert [o.kind for o in lm.learn([NEW, replace(NEW, value="Grey  heron.")])] == ["same", "same"]       # nothing new: no commit that undo would take back
+    assert there.registry.last_commit == 3 and there.method.bank.num_slots == 3
 
 def test_records_of_every_kind_are_one_commit(lm, tmp_path):
     passage = Passage("They took the Swift as pilot boat.", replace(OLD, value="Swift", valid_from="2019"), "2019")
@@ -150,7 +150,7 @@ def test_a_changed_slot_or_model_is_noticed_before_it_answers(lm, stub, tmp_path
     other = load_lm(stub)
     memory_of(other.model).table.data += 1
     save_lm(other, tmp_path / "other")
-    with pytest.raises(CasmError, match="taught over memory"): TemporalLM.load(lm.folder, tmp_path / "other").ask(ASKED)
+    with pytest.raises(CasmError, match="taught over other weights"): TemporalLM.load(lm.folder, tmp_path / "other").ask(ASKED)
     shutil.copytree(stub, tmp_path / "moved")
     assert explained(TemporalLM.load(lm.folder, tmp_path / "moved")) == explained(lm)
     path = next((lm.folder / "slots").glob("*.safetensors"))
@@ -348,3 +348,29 @@ def test_export_is_the_seeds_file(lm, tmp_path):
     assert [s["value"] for s in json.loads((tmp_path / "ledger.json").read_text())["slots"]] == ["Grey Heron", "Marigold"]
     with pytest.raises(CasmError, match="cannot be written"): lm.export(tmp_path / "none" / "ledger.json")
     assert [(c.before.value, c.after.value) for c in lm.diff("2018", "2022")] == [("Marigold", "Grey Heron")]
+
+
+def test_two_facts_are_asked_for_one_by_one_and_both_explained(lm):
+    lm.learn(Fact("Torvik Harbour", "keeper", "Juri Vance", "2019"))
+    both = lm.ask("What are the pilot boat and the keeper of Torvik Harbour?", as_of="2020", explain=True)
+    alone = [lm.ask(f"What is the {r} of Torvik Harbour?", as_of="2020") for r in ("pilot boat", "keeper")]
+    assert (both.fact.value, both.also.value, both.recorded, both.answer) == ("Marigold", "Juri Vance", "Marigold and Juri Vance", " and ".join(alone))
+    early = lm.ask("What are the keeper and the pilot boat of Torvik Harbour?", as_of="2018", explain=True)                # one of the two is not known yet
+    assert (early.slot, early.fact.value, early.also) == (0, "Marigold", None)
+
+
+def test_its_own_files_are_no_place_for_an_export(lm):
+    before = (lm.folder / "registry.sqlite").read_bytes()
+    with pytest.raises(CasmError, match="give another place"): lm.export(lm.folder / "registry.sqlite")
+    assert (lm.folder / "registry.sqlite").read_bytes() == before
+
+
+def test_a_question_longer_than_the_model_reads_is_refused(lm):
+    with pytest.raises(CasmError, match="shorten it"): lm.ask("word " * 3000)
+
+
+@pytest.mark.parametrize("name, value", [("train", {"foo": 1}), ("train", 5), ("model", 5), ("memory", 5), ("method", {"rows": -3}), ("method", "q"), ("backbone", None)])
+def test_settings_that_no_casm_wrote(lm, name, value):
+    path = lm.folder / "temporal_lm.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(CasmError, match="restore it"): TemporalLM.load(lm.folder)
