@@ -202,6 +202,7 @@ def learn_command(args):
             elif made and not lm.registry.last_commit: shutil.rmtree(folder)            # unless another process has taught it meanwhile
             raise
         print(told_learnt(outcomes, unread, lm, before))
+        for o, said in unlike(outcomes, lm) if lm.registry.last_commit > before else (): print(f"casm: not read back: {named(o.fact)} is {o.fact.value!r}, the model says {said!r}", file=sys.stderr)
         nothing = made and not lm.registry.last_commit
     if nothing: shutil.rmtree(folder)
     else: print(f"results: {folder}")
@@ -223,7 +224,6 @@ def told_learnt(outcomes: list, unread: list[str], lm, before: int) -> str:
     if texts: lines.append(f"{texts} kept as text: no sentence that states a fact in one of the forms of casm.facts")
     lines += [f"left out: {' '.join(why.split())}" for why in left]
     n = lm.registry.last_commit
-    lines += [f"not read back: {named(o.fact)}: {o.fact.value}, the model says {said!r}" for o, said in unlike(outcomes, lm)] if n > before else []
     if n > before: lines.append(f"commit {n}; casm undo {n} --memory {shlex.quote(str(lm.folder))} takes it back")
     return "\n".join(lines)
 

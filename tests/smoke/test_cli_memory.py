@@ -44,7 +44,7 @@ def test_the_life_of_a_memory(place, stub):
     assert casm("diff 2018 2022 --memory m", place).stdout.splitlines()[0] == "pilot boat of Torvik Harbour: Marigold -> Grey Heron"
     assert casm("undo 2 --memory m", place).stdout == "commit 2 undone; casm undo 4 --memory m brings it back\nresults: m\n"
     assert casm("history 'Torvik Harbour' 'pilot boat' --memory m", place).stdout.splitlines() == ["2018 to –: Marigold (slot 0, commit 1, new, boats.csv: line 2)"]
-    assert casm("export --memory m --out ledger.json", place).stdout == "4 slots\nresults: ledger.json\n"
+    assert casm("export --memory m --out ledger.json", place).stdout == "4 records\nresults: ledger.json\n"
     assert {s["value"] for s in json.loads((place / "ledger.json").read_text())["slots"]} == {"Marigold", "Swift", "9", "8"}
 
 
