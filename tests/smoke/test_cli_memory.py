@@ -101,6 +101,7 @@ def test_bad_folders_are_one_line_and_stay(place, stub):
     assert files(place) == before
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("new", [True, False])
 def test_stopped_learning_leaves_nothing(new, place, stub):
     if not new: assert casm(f"learn boats.csv --memory m --model {stub}", place).returncode == 0

@@ -152,6 +152,7 @@ def test_a_file_in_the_way_of_the_folder(tmp_path):
     refused(casm("build", "--facts", "f.json", "--out", "data", cwd=tmp_path), "data")
     assert files(tmp_path).keys() == before.keys() | {"data"}
 
+@pytest.mark.full
 def test_killed_while_writing(tmp_path):
     "The old file stays, and no half of a new one has its name"
     (tmp_path / "f.json").write_text("old")
