@@ -390,6 +390,7 @@ register()
 # %% ../nbs/06_adapter.ipynb #ec24684d
 def add_slots(model: nn.Module, config: CasmConfig | None = None, adapter_name: str = "default") -> PeftModel:
     "`get_peft_model` with a slot bank whose `forward` and `generate` take `slots=`. Raises `ValueError` without a memory."
+    register()                                                          # somebody else in this process, such as this notebook's test, may have registered since
     peft = get_peft_model(model, config or CasmConfig(task_type="CAUSAL_LM"), adapter_name)
     peft.special_peft_forward_args.add("slots")
     return peft

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'Frozen', 'Ledger', 'ledger_begin', 'ledger_end', 'ledger_state', 'ledger_load', 'ledger_cost', 'Copy',
-           'copy_answer', 'PassageIndex', 'add_items', 'draw_windows', 'find', 'backup', 'load_index', 'index_bytes',
-           'read_prompt', 'exercises', 'RAG', 'rag_begin', 'rag_end', 'rag_answer', 'rag_state', 'rag_load', 'rag_cost',
-           'reading_accuracy', 'SlotLinear', 'open_loras', 'commit_loras', 'through', 'lora_rank', 'linear_layers',
-           'LoRASlots', 'lora_slots_begin', 'lora_slots_loss', 'lora_slots_end', 'lora_slots_answer',
-           'lora_slots_tensors', 'lora_slots_state', 'lora_slots_load', 'lora_slots_cost']
+           'copy_answer', 'PassageIndex', 'add_items', 'draw_windows', 'search', 'find', 'backup', 'load_index',
+           'index_bytes', 'PerfectReader', 'perfect_begin', 'perfect_end', 'perfect_answer', 'perfect_state',
+           'perfect_load', 'perfect_cost', 'read_prompt', 'exercises', 'RAG', 'rag_begin', 'rag_end', 'rag_answer',
+           'rag_state', 'rag_load', 'rag_cost', 'reading_accuracy', 'SlotLinear', 'open_loras', 'commit_loras',
+           'through', 'lora_rank', 'linear_layers', 'LoRASlots', 'lora_slots_begin', 'lora_slots_loss',
+           'lora_slots_end', 'lora_slots_answer', 'lora_slots_tensors', 'lora_slots_state', 'lora_slots_load',
+           'lora_slots_cost']
 
 # %% ../nbs/11_baselines.ipynb #ce193304
 import math
@@ -25,12 +27,12 @@ from torch import nn
 from .adapter import encode, memory_of
 from .benchmark import fact_passages
 from .checkpoint import State, hash_tensors
-from .facts import BACKGROUND_FORMS, CasmError, Fact, answers_match, contains, dated, find_time, normalize_answer, question
+from .facts import BACKGROUND_FORMS, CasmError, Fact, answers_match, contains, dated, normalize_answer, question
 from .generation import answer_of, equal_lengths, generate
 from .methods import Answer, CASM, Cost, Item, Method, check_method, split_answer, tensors_of
 from .pretraining import LM, YEARS, background_world
 from .registry import Registry
-from .router import ASKING, default_router, read_words, time_scope
+from .router import ASKING, date_words, default_router, opened, read_words, time_scope
 
 # %% ../nbs/11_baselines.ipynb #a233d9c7
 class Frozen(Method):
@@ -108,25 +110,26 @@ class Copy(Ledger):
 
 # %% ../nbs/11_baselines.ipynb #fd43a050
 def copy_answer(method: Copy, questions: list[str], as_of: list[str | None]) -> list[Answer]:
-    "The value in force for the key and the moment that each question was routed to, else the model's own answer"
+    "The value in force for the key and the moment that each question was routed to (for two facts, both), else the model's own answer"
     routes = method.router.route(questions, as_of)
-    held = [method.registry.get(*r.key, r.as_of) if r.key else None for r in routes]
-    rest = [dated(q, r.as_of) for q, r, h in zip(questions, routes, held) if h is None]
+    held = [[method.registry.get(*x.key, x.as_of) for x in (r, r.also) if x and x.fact_id is not None] for r in routes]
+    values = [" and ".join(h.value for h in some if h) for some in held]
+    rest = [dated(q, r.as_of) for q, r, v in zip(questions, routes, values) if not v]
     texts = iter(generate(method.lm.model, method.lm.tokenizer, rest, progress="copy answers"))
-    return [Answer(h.value if h else answer_of(next(texts)), r.slot, r.score) for r, h in zip(routes, held)]
+    return [Answer(v or answer_of(next(texts)), r.slot, r.score) for r, v in zip(routes, values)]
 
 Copy.answer = copy_answer
 
 # %% ../nbs/11_baselines.ipynb #4ca7ffe0
 _TABLES = """
-CREATE TABLE statements (id INTEGER PRIMARY KEY, subject TEXT NOT NULL, relation TEXT NOT NULL, norm TEXT NOT NULL, UNIQUE (subject, relation, norm));
+CREATE TABLE statements (id INTEGER PRIMARY KEY, subject TEXT NOT NULL, relation TEXT NOT NULL, norm TEXT NOT NULL, value TEXT NOT NULL, UNIQUE (subject, relation, norm));
 CREATE TABLE passages (id INTEGER PRIMARY KEY, statement INTEGER NOT NULL REFERENCES statements(id), start INTEGER NOT NULL);
 CREATE TABLE windows (statement INTEGER NOT NULL REFERENCES statements(id), start INTEGER NOT NULL, until INTEGER);
 CREATE INDEX of_statement ON windows (statement);
 CREATE VIRTUAL TABLE words USING fts5(text);
 """
 _FIND = """
-SELECT words.text FROM words JOIN passages p ON p.id = words.rowid WHERE words MATCH ? AND p.start <= ?
+SELECT words.text, s.value FROM words JOIN passages p ON p.id = words.rowid JOIN statements s ON s.id = p.statement WHERE words MATCH ? AND p.start <= ?
 AND EXISTS (SELECT 1 FROM windows w WHERE w.statement = p.statement AND w.start <= ? AND (w.until IS NULL OR w.until > ?))
 ORDER BY bm25(words), p.id LIMIT ?
 """
@@ -141,7 +144,7 @@ class PassageIndex:
     def statement(self, fact: Fact) -> int:
         "Number of a fact's statement, new if need be"
         key = (*fact.key, normalize_answer(fact.value))
-        self.db.execute("INSERT OR IGNORE INTO statements (subject, relation, norm) VALUES (?, ?, ?)", key)
+        self.db.execute("INSERT OR IGNORE INTO statements (subject, relation, norm, value) VALUES (?, ?, ?, ?)", (*key, fact.value))
         return self.db.execute("SELECT id FROM statements WHERE subject = ? AND relation = ? AND norm = ?", key).fetchone()[0]
 
     def __len__(self): return self.db.execute("SELECT count(*) FROM passages").fetchone()[0]
@@ -169,17 +172,21 @@ def draw_windows(index: PassageIndex, registry: Registry, subject: str, relation
         index.db.execute("INSERT INTO windows VALUES (?, ?, ?)", row)
 
 # %% ../nbs/11_baselines.ipynb #ed0e3471
-def find(
+def search(
     index: PassageIndex,
     question: str,
     t: int,  # the moment asked about, as the registry's order gives it
     k: int,  # passages at most
-) -> list[str]:  # the best first
+) -> list[tuple[str, str]]:  # (passage, the value it states), the best first
     "The passages that fit a question's telling words best among those that were true at `t`"
-    date = read_words(find_time(question) or "").words
+    date = date_words(question)
     words = [w for w in dict.fromkeys(read_words(question).words) if w not in ASKING and w not in date]
     match = " OR ".join(f'"{w}"' for w in words)
-    return [text for text, in index.db.execute(_FIND, (match, t, t, t, k))] if words else []
+    return index.db.execute(_FIND, (match, t, t, t, k)).fetchall() if words else []
+
+def find(index: PassageIndex, question: str, t: int, k: int) -> list[str]:
+    "The passages alone"
+    return [text for text, _ in search(index, question, t, k)]
 
 # %% ../nbs/11_baselines.ipynb #796c76d6
 def backup(index: PassageIndex, path: Path):
@@ -199,7 +206,67 @@ def index_bytes(index: PassageIndex) -> int:
     "Size of the passages and their index in bytes"
     return index.db.execute("PRAGMA page_count").fetchone()[0] * index.db.execute("PRAGMA page_size").fetchone()[0]
 
-PassageIndex.add, PassageIndex.find, PassageIndex.backup, PassageIndex.nbytes = add_items, find, backup, index_bytes
+PassageIndex.add, PassageIndex.search, PassageIndex.find, PassageIndex.backup, PassageIndex.nbytes = add_items, search, find, backup, index_bytes
+
+# %% ../nbs/11_baselines.ipynb #f42f6a94
+class PerfectReader(Ledger):
+    "Passages of the asked time, read without error: the answer is the value that the best of them states."
+    name = "rag_perfect"
+    def __init__(self):
+        super().__init__()
+        self.index, self.fresh = PassageIndex(), []
+
+    def prepare(self, lm: LM):
+        "Register and store what the start checkpoint was taught"
+        super().prepare(lm)
+        self.index.add([Item(p.text, p.fact, p.date) for p in fact_passages(list(lm.facts))], list(lm.facts), self.registry)
+
+    def follow(self, registry: Registry): self.registry = registry      # nothing is routed: the search takes the router's place
+    def gold_slot(self, probe): return None
+
+    def searched(self, questions: list[str], as_of: list[str | None], k: int) -> list[tuple[str | None, list[tuple[str, str]]]]:
+        "For each question the moment it asks about, and what is found"
+        now, order = self.registry.now(), self.registry.order
+        moments = [time_scope(q, t, now, order) for q, t in zip(questions, as_of)]
+        return [(t, [] if t is None else self.index.search(q, order.key(t), k)) for q, t in zip(questions, moments)]
+
+# %% ../nbs/11_baselines.ipynb #f6ecea49
+def perfect_begin(method: PerfectReader, period: str, items: list[Item]) -> list[Item]:
+    "Keep the passages of new facts for the index; nothing trains"
+    method.fresh = ledger_begin(method, period, items)
+    return []
+
+def perfect_end(method: PerfectReader):
+    "Commit the facts, then make their passages findable"
+    facts, method.slot_of = method.pending, {}
+    ledger_end(method)
+    method.index.add(method.fresh, facts, method.registry)
+    method.fresh = []
+
+def perfect_answer(method: PerfectReader, questions: list[str], as_of: list[str | None]) -> list[Answer]:
+    "The value stated by the best passage, the start checkpoint's own answer where nothing is found"
+    found = method.searched(questions, as_of, 1)
+    rest = [dated(q, t) for q, (t, f) in zip(questions, found) if not f]
+    texts = iter(generate(method.lm.model, method.lm.tokenizer, rest, progress="rag_perfect answers"))
+    return [Answer(f[0][1] if f else answer_of(next(texts))) for _, f in found]
+
+# %% ../nbs/11_baselines.ipynb #a4492815
+def perfect_state(method: PerfectReader) -> State:
+    "The registry and the passages"
+    state = ledger_state(method)
+    return replace(state, files=state.files | {"passages.sqlite": method.index.backup})
+
+def perfect_load(method: PerfectReader, tensors: dict[str, torch.Tensor], meta: dict, folder: Path):
+    "Registry and passages of one checkpoint"
+    ledger_load(method, tensors, meta, folder)
+    method.index = load_index(folder / "passages.sqlite")
+
+def perfect_cost(method: PerfectReader) -> Cost:
+    "Nothing trains; the registry and the passages with their index are stored"
+    return Cost(bytes_stored=method.registry.nbytes() + method.index.nbytes())
+
+PerfectReader.begin_period, PerfectReader.end_period, PerfectReader.answer = perfect_begin, perfect_end, perfect_answer
+PerfectReader.state, PerfectReader.load_state, PerfectReader.cost = perfect_state, perfect_load, perfect_cost
 
 # %% ../nbs/11_baselines.ipynb #13cc0cd0
 def read_prompt(passages: list[str], question: str) -> str:
@@ -212,85 +279,77 @@ def exercises(
     seed: int,  # of the world read about, which is never the one that pretraining taught
     known: float = .25,  # share of questions about pretraining's world, whose answer no passage gives
 ) -> list[Item]:
-    "Questions after the passages found for them"
-    rng, registry, index = random.Random(f"reading-{seed}"), Registry(), PassageIndex()
-    told = [replace(f, valid_from=rng.choice(YEARS[:8])) for f in background_world(max(8, n // 16), f"reading-{seed}", changing=0.)]
-    registry.assert_facts(told)
-    index.add([Item(p.text, p.fact, p.date) for p in fact_passages(told)], told, registry)
-    taught = background_world()
-    def one():
-        fact = rng.choice(taught if rng.random() < known else told)
-        date = rng.choice([y for y in YEARS if contains(fact.valid_from, fact.valid_until, y)])
-        asked = question(rng.choice(BACKGROUND_FORMS), fact.subject, fact.relation, date)
-        return Item(f"{read_prompt(index.find(asked, registry.order.key(date), passages), asked)} {fact.value}.", fact, date)
-    return [one() for _ in range(n)]
+    "Questions after the passages found for them, each about a fact of its own, which could not be learnt by heart"
+    rng, taught, out = random.Random(f"reading-{seed}"), background_world(), []
+    told = [replace(f, valid_from=rng.choice(YEARS[:8])) for f in background_world(n, f"reading-{seed}", changing=0.)]
+    for i in range(0, n, 64):                                       # in small libraries, which are quick to search
+        registry, index = Registry(), PassageIndex()
+        registry.assert_facts(told[i:i + 64])
+        index.add([Item(p.text, p.fact, p.date) for p in fact_passages(told[i:i + 64])], told[i:i + 64], registry)
+        for fact in told[i:i + 64]:
+            if rng.random() < known: fact = rng.choice(taught)
+            date = rng.choice([y for y in YEARS if contains(fact.valid_from, fact.valid_until, y)])
+            asked = question(rng.choice(BACKGROUND_FORMS), fact.subject, fact.relation, date)
+            out.append(Item(f"{read_prompt(index.find(asked, registry.order.key(date), passages), asked)} {fact.value}.", fact, date))
+    return out
 
 # %% ../nbs/11_baselines.ipynb #a12954ff
-class RAG(Ledger):
+class RAG(PerfectReader):
     "Passages of the asked time before the question; the model that reads them was taught to read on other facts."
     name = "rag"
     def __init__(self, passages: int = 2, exercises: int = 6400, rank: int = 16, alpha: int = 32):
         super().__init__()
         if passages < 1 or exercises < 1: raise CasmError(f"passages={passages}, exercises={exercises}: both must be at least 1")
-        self.passages, self.exercises, self.rank, self.alpha = passages, exercises, rank, alpha
-        self.index, self.fresh, self.reads = PassageIndex(), [], False
+        self.passages, self.exercises, self.rank, self.alpha, self.reads = passages, exercises, rank, alpha, False
 
     def prepare(self, lm: LM):
-        "Register and store what the start checkpoint was taught"
+        "Register and store what the start checkpoint was taught, and put a LoRA into the reader"
         super().prepare(lm)
-        self.index.add([Item(p.text, p.fact, p.date) for p in fact_passages(list(lm.facts))], list(lm.facts), self.registry)
         self.seed = int(torch.randint(2 ** 31, ()))
         lm.model = get_peft_model(lm.model, LoraConfig(r=self.rank, lora_alpha=self.alpha, task_type="CAUSAL_LM",
                                                        target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])).eval()
 
-    def follow(self, registry: Registry): self.registry = registry      # nothing is routed: the search takes the router's place
-    def gold_slot(self, probe): return None
-
 # %% ../nbs/11_baselines.ipynb #c3645128
 def rag_begin(method: RAG, period: str, items: list[Item]) -> list[Item]:
     "Keep the passages of new facts for the index; what is to be trained on are the exercises, the first time"
-    method.fresh = ledger_begin(method, period, items)
+    perfect_begin(method, period, items)
     return [] if method.reads else exercises(method.exercises, method.passages, method.seed)
 
 def rag_end(method: RAG):
-    "Commit the facts, then make their passages findable"
-    facts, method.slot_of = method.pending, {}
-    ledger_end(method)
-    method.index.add(method.fresh, facts, method.registry)
-    method.fresh, method.reads = [], True
+    "Commit the facts; from here on the model reads"
+    perfect_end(method)
+    method.reads = True
 
 # %% ../nbs/11_baselines.ipynb #7a593ffe
 def rag_answer(method: RAG, questions: list[str], as_of: list[str | None]) -> list[Answer]:
     "Answers of the reader where something is found, of the start checkpoint where nothing is"
-    now, order = method.registry.now(), method.registry.order
-    moments = [time_scope(q, t, now, order) for q, t in zip(questions, as_of)]
-    found = [method.index.find(q, order.key(t), method.passages) if method.reads and t is not None else [] for q, t in zip(questions, moments)]
-    prompts = [read_prompt(f, dated(q, t)) for q, t, f in zip(questions, moments, found)]
+    found = [(t, [text for text, _ in f] if method.reads else []) for t, f in method.searched(questions, as_of, method.passages)]
+    prompts = [read_prompt(f, dated(q, t)) for q, (t, f) in zip(questions, found)]
     def said(some): return iter(generate(method.lm.model, method.lm.tokenizer, some, progress="rag answers"))
-    read = said([p for p, f in zip(prompts, found) if f])
-    with method.lm.model.disable_adapter(): own = said([p for p, f in zip(prompts, found) if not f])
-    return [Answer(answer_of(next(read if f else own))) for f in found]
+    read = said([p for p, (_, f) in zip(prompts, found) if f])
+    with method.lm.model.disable_adapter(): own = said([p for p, (_, f) in zip(prompts, found) if not f])
+    return [Answer(answer_of(next(read if f else own))) for _, f in found]
 
 # %% ../nbs/11_baselines.ipynb #2ae18783
 def rag_state(method: RAG) -> State:
     "The reader's LoRA, the registry and the passages"
-    state = ledger_state(method)
-    return replace(state, meta=state.meta | {"reads": method.reads, "seed": method.seed}, files=state.files | {"passages.sqlite": method.index.backup})
+    state = perfect_state(method)
+    return replace(state, meta=state.meta | {"reads": method.reads, "seed": method.seed})
 
 def rag_load(method: RAG, tensors: dict[str, torch.Tensor], meta: dict, folder: Path):
     "Reader, registry and passages of one checkpoint"
     mine = method.tensors()
     if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in tensors.items()}:
         raise CasmError(f"checkpoint tensors differ from the reader's ({len(tensors)} there, {len(mine)} here); use the model and settings it was written with")
-    ledger_load(method, tensors, meta, folder)
+    perfect_load(method, tensors, meta, folder)
     with torch.no_grad():
         for k, v in mine.items(): v.copy_(tensors[k])
-    method.index, method.reads, method.seed = load_index(folder / "passages.sqlite"), meta["reads"], meta["seed"]
+    method.reads, method.seed = meta["reads"], meta["seed"]
 
 def rag_cost(method: RAG) -> Cost:
     "The reader trains once; it, the registry and the passages with their index are stored"
     n = sum(v.numel() for v in method.tensors().values())
-    return Cost(n, n, 2 * n + method.registry.nbytes() + method.index.nbytes())
+    return Cost(n, n, 2 * n + perfect_cost(method).bytes_stored)
 
 RAG.begin_period, RAG.end_period, RAG.answer, RAG.state, RAG.load_state, RAG.cost = rag_begin, rag_end, rag_answer, rag_state, rag_load, rag_cost
 
@@ -306,7 +365,7 @@ class SlotLinear(nn.Module):
     "A linear layer with a LoRA for each slot; during a forward, sample i goes through that of its own slot."
     def __init__(self, base: nn.Linear, rank: int):
         super().__init__()
-        self.base, self.rank, self.now = base, rank, None            # now: A (B, rank, in) and B (B, out, rank) of the samples in progress
+        self.base, self.rank, self.now = base, rank, None            # now: A (B, n·rank, in) and B (B, out, n·rank) of the samples in progress
         self.register_buffer("a", base.weight.new_zeros(0, rank, base.in_features), persistent=False)       # committed slots
         self.register_buffer("b", base.weight.new_zeros(0, base.out_features, rank), persistent=False)
         self.open_a = self.open_b = None                             # those in training
@@ -333,15 +392,15 @@ def commit_loras(layer: SlotLinear):
 @contextmanager
 def through(
     layers: list[SlotLinear],
-    slots: list[int],  # a slot for each sample, -1 for none
-    opened: bool = False,  # count among the slots in training rather than the committed ones
+    slots: list[tuple[int, ...]],  # one slot or two for each sample, -1 for none
+    training: bool = False,  # count among the slots in training rather than the committed ones
 ):
     "Within the block, sample i of each forward goes through the LoRAs of `slots[i]`"
-    s = torch.tensor(slots, device=layers[0].a.device)
-    chosen, some = s.clamp(min=0), (s >= 0).view(-1, 1, 1)
+    s = torch.tensor(slots, device=layers[0].a.device)                  # (B, n)
+    chosen, some = s.clamp(min=0), (s >= 0)[:, :, None, None]
     for x in layers if some.any() else ():
-        a, b = (x.open_a, x.open_b) if opened else (x.a, x.b)
-        x.now = a[chosen], b[chosen] * some                         # a B of zeros adds exactly nothing
+        a, b = (x.open_a, x.open_b) if training else (x.a, x.b)
+        x.now = a[chosen].flatten(1, 2), (b[chosen] * some).transpose(1, 2).flatten(2)         # a B of zeros adds exactly nothing
     try: yield
     finally:
         for x in layers: x.now = None
@@ -361,9 +420,9 @@ def linear_layers(model: nn.Module, targets: list[str]) -> dict[str, nn.Linear]:
 class LoRASlots(Ledger):
     "casm with a small LoRA, of the bytes of `rows` memory rows, in each slot's place."
     name = "lora_slots"
-    def __init__(self, rows: int = 96, targets: list[str] = ("q_proj", "v_proj")):
+    def __init__(self, rows: int = 96, targets: str = "q_proj v_proj"):
         super().__init__()
-        self.rows, self.targets, self.most, self.layers = rows, targets, 0, {}
+        self.rows, self.targets, self.most, self.layers = rows, targets.split(), 0, {}
 
     def prepare(self, lm: LM):
         "Put a `SlotLinear` in the place of each target, without slots yet"
@@ -386,7 +445,7 @@ def lora_slots_begin(method: LoRASlots, period: str, items: list[Item]) -> list[
 
 def lora_slots_loss(method: LoRASlots, batch: list[Item]) -> torch.Tensor:
     "The loss of a batch, each passage through its own fact's LoRA"
-    with through(list(method.layers.values()), [method.slot_of[i.fact] - method.slots for i in batch], opened=True):
+    with through(list(method.layers.values()), [(method.slot_of[i.fact] - method.slots,) for i in batch], training=True):
         return method.lm.model(**tensors_of(method, batch)).loss
 
 def lora_slots_end(method: LoRASlots):
@@ -401,7 +460,7 @@ def lora_slots_answer(method: LoRASlots, questions: list[str], as_of: list[str |
     prompts = [dated(q, r.as_of) for q, r in zip(questions, routes)]
     texts = [""] * len(prompts)
     for batch in equal_lengths(encode(tokenizer, prompts), 128):     # the batches `generate` itself would make
-        with through(layers, [-1 if routes[i].slot is None else routes[i].slot for i in batch]): said = generate(method.lm.model, tokenizer, [prompts[i] for i in batch])
+        with through(layers, [(*opened(routes[i]), -1, -1)[:2] for i in batch]): said = generate(method.lm.model, tokenizer, [prompts[i] for i in batch])
         for i, text in zip(batch, said): texts[i] = text
     return [Answer(answer_of(t), r.slot, r.score) for t, r in zip(texts, routes)]
 
@@ -434,4 +493,4 @@ LoRASlots.begin_period, LoRASlots.loss, LoRASlots.end_period, LoRASlots.answer =
 LoRASlots.tensors, LoRASlots.state, LoRASlots.load_state, LoRASlots.cost = lora_slots_tensors, lora_slots_state, lora_slots_load, lora_slots_cost
 
 # %% ../nbs/11_baselines.ipynb #1b0049cf
-BASELINES = {m.name: m for m in (Frozen, Copy, RAG, LoRASlots)}
+BASELINES = {m.name: m for m in (Frozen, Copy, PerfectReader, RAG, LoRASlots)}

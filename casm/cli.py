@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['DEMO_FACTS', 'DEMO', 'LEGEND', 'MODEL_FILES', 'Parser', 'facts_of', 'model_of', 'background_of', 'quiet',
            'run_command', 'names', 'numbers', 'add_run', 'add_data', 'command', 'train_command', 'check_folder',
-           'add_train', 'ask_command', 'reason', 'add_ask', 'demo_command', 'invitation', 'known', 'add_demo',
+           'add_train', 'ask_command', 'ask_memory', 'reason', 'add_ask', 'opened', 'learn_command', 'begun',
+           'told_learnt', 'unlike', 'named', 'add_learn', 'add_folder', 'history_command', 'diff_command',
+           'undo_command', 'export_command', 'add_ledger', 'demo_command', 'invitation', 'known', 'add_demo',
            'check_out', 'pretrain_tiny_command', 'add_pretrain_tiny', 'warmup_command', 'told', 'add_warmup',
            'add_memory', 'make_parser', 'main']
 
@@ -13,16 +15,19 @@ __all__ = ['DEMO_FACTS', 'DEMO', 'LEGEND', 'MODEL_FILES', 'Parser', 'facts_of', 
 import argparse
 import json
 import shlex
+import shutil
 import sys
 import warnings
+from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .benchmark import Benchmark, generate, never_changed, read_facts
-from .datasets import read_texts
-from .facts import BACKGROUND_FORMS, CasmError, canonical, question, time_key
+from .benchmark import STREAMS, Benchmark, generate, never_changed, read_facts
+from .data_cli import add_data_commands
+from .datasets import read_records, read_texts
+from .facts import BACKGROUND_FORMS, CasmError, answers_match, canonical, is_document, question, relation_text, time_key
 
 # %% ../nbs/50_cli.ipynb #a66de16a
 class Parser(argparse.ArgumentParser):
@@ -89,8 +94,8 @@ def add_run(commands):
 def add_data(p: Parser):
     "The flags that say what is learnt by which model"
     p.add_argument("--facts", metavar="FILE", help="JSON list of records with entity, relation and value_YEAR… (default: 605 generated facts)")
-    p.add_argument("--stream", choices=("delta", "restate"), default="delta",
-                   help="delta: a period teaches only what changed; restate: every fact every time (default: %(default)s)")
+    p.add_argument("--stream", choices=STREAMS, default="delta",
+                   help="delta: a period teaches only what changed; restate: every fact every time; late: only what changed, an eighth of it a period late (default: %(default)s)")
     p.add_argument("--model", default="tiny", metavar="NAME_OR_PATH", help="a causal language model's folder or name on the Hugging Face hub (default: the tiny one in the package)")
     p.add_argument("--background", metavar="FILE", help="texts (.txt: one a line; .jsonl or .parquet: a text each; or a folder) replayed in period 1 and read for the row statistics, for models other than the tiny one (default: invented sentences)")
 
@@ -135,8 +140,9 @@ def add_train(commands):
 
 # %% ../nbs/50_cli.ipynb #b7f641d3
 def ask_command(args):
-    "Print the answer of a trained method"
+    "Print the answer of a trained method or of a memory"
     if not canonical(args.question): raise CasmError('the question is empty; write it in quotes, as in casm ask "What is the acting charter status of Wreisk Company?" --run runs/demo')
+    if args.memory is not None: return ask_memory(args)
     if args.as_of is not None: time_key(args.as_of)
     quiet()
     from casm.experiments import load_method
@@ -145,6 +151,15 @@ def ask_command(args):
     print(answer.text)
     if args.explain: print(reason(method, args.question, args.as_of))
 
+def ask_memory(args):
+    "Print the answer of a memory"
+    if args.method is not None or args.seed is not None: raise CasmError("--method and --seed choose among the methods of a run; with --memory leave them out")
+    with opened(args.memory) as lm: answer = lm.ask(args.question, args.as_of, explain=True)
+    print(answer.answer)
+    if answer.recorded and not answers_match(answer.answer, answer.recorded): print(f"casm: the ledger has {answer.recorded!r}", file=sys.stderr)
+    if args.explain: print(answer.reason, *([f"Read in: {answer.source}"] if answer.source else []), sep="\n")
+    elif answer.slot is None: print("casm: no slot applies, this is the model's own answer; --explain says more", file=sys.stderr)
+
 def reason(method, asked: str, as_of: str | None) -> str:
     "One sentence on where an answer came from"
     if not hasattr(method, "router"): return f"{method.name} has no router: every question is answered by the same weights."
@@ -152,14 +167,129 @@ def reason(method, asked: str, as_of: str | None) -> str:
 
 # %% ../nbs/50_cli.ipynb #35a42705
 def add_ask(commands):
-    p = command(commands, "ask", ask_command, "ask a finished run, as of now or as of a date",
+    p = command(commands, "ask", ask_command, "ask a finished run or a memory, as of now or as of a date",
                 'casm ask "What is the acting charter status of Wreisk Company?" --as-of 2018 --run runs/demo', stopped="nothing was changed")
-    p.add_argument("question", help="in quotes; a year in it counts as its date")
-    p.add_argument("--run", required=True, metavar="DIR", help="the folder that casm run or casm demo named")
+    p.add_argument("question", help="in quotes; a date in it counts as its date, a year or month as its first day")
+    where = p.add_mutually_exclusive_group(required=True)
+    where.add_argument("--run", metavar="DIR", help="the folder that casm run or casm demo named")
+    where.add_argument("--memory", metavar="DIR", help="the folder that casm learn named")
     p.add_argument("--as-of", metavar="DATE", help="2018 or 2018-06-01: the answer that held then (default: the date in the question, else now)")
     p.add_argument("--method", help="whose answer (default: casm if it was run, else the first)")
     p.add_argument("--seed", type=int, metavar="N", help="which seed's (default: the first)")
     p.add_argument("--explain", action="store_true", help="also print where the answer came from")
+
+# %% ../nbs/50_cli.ipynb #97e06ef5
+def opened(folder: str):
+    "The memory in a folder"
+    quiet()
+    from casm.temporal_lm import TemporalLM
+    return TemporalLM.load(folder)
+
+def learn_command(args):
+    "Teach a memory, new or not, what is in a file; print what that did"
+    rows, folder = list(read_records(args.file)), Path(args.memory)
+    unread = [str(r) for _, r in rows if isinstance(r, CasmError)]
+    if unread and not args.skip_bad: raise CasmError(f"{unread[0]}{f' (and {len(unread) - 1} more)' if unread[1:] else ''}; nothing was learnt")
+    rows = [(where, r) for where, r in rows if not isinstance(r, CasmError)]
+    made = not (folder / "temporal_lm.json").exists()
+    with begun(folder, args.model) if made else opened(folder) as lm:
+        if not made and args.model is not None and lm.settings["model"] != model_of(args.model):
+            raise CasmError(f"--model {args.model}: {folder} was made with {lm.settings['model'] or 'the tiny model'}; leave --model out")
+        before = lm.registry.last_commit
+        try: outcomes = lm.learn([r for _, r in rows], args.period, [where for where, _ in rows], args.skip_bad, args.correct)
+        except BaseException:
+            if lm.registry.last_commit > before: args.stopped = f"commit {lm.registry.last_commit} was made all the same; casm undo takes it back"
+            elif made and not lm.registry.last_commit: shutil.rmtree(folder)            # unless another process has taught it meanwhile
+            raise
+        print(told_learnt(outcomes, unread, lm, before))
+        nothing = made and not lm.registry.last_commit
+    if nothing: shutil.rmtree(folder)
+    else: print(f"results: {folder}")
+
+# %% ../nbs/50_cli.ipynb #e48e80b8
+def begun(folder: Path, model: str | None):
+    "A new memory"
+    quiet()
+    from casm.temporal_lm import TemporalLM
+    return TemporalLM.create(folder, model_of(model or "tiny"))
+
+def told_learnt(outcomes: list, unread: list[str], lm, before: int) -> str:
+    "What learning did, in plain lines"
+    stood, counts = [o for o in outcomes if o.kind != "refused"], Counter(o.kind for o in outcomes if o.kind != "refused")
+    left = unread + [o.why for o in outcomes if o.kind == "refused"]
+    lines = [", ".join(f"{n} {kind}" for kind, n in counts.items()) or "nothing was learnt"]
+    lines += [f"{named(o.fact)}: {o.previous.value} (from {o.previous.valid_from}) -> {o.fact.value} (from {o.fact.valid_from})" for o in stood if o.kind != "same" and o.previous]
+    texts = sum(is_document((canonical(o.fact.subject), canonical(o.fact.relation))) for o in stood)
+    if texts: lines.append(f"{texts} kept as text: no sentence that states a fact in one of the forms of casm.facts")
+    lines += [f"left out: {' '.join(why.split())}" for why in left]
+    n = lm.registry.last_commit
+    lines += [f"not read back: {named(o.fact)}: {o.fact.value}, the model says {said!r}" for o, said in unlike(outcomes, lm)] if n > before else []
+    if n > before: lines.append(f"commit {n}; casm undo {n} --memory {shlex.quote(str(lm.folder))} takes it back")
+    return "\n".join(lines)
+
+def unlike(outcomes: list, lm) -> list[tuple]:
+    "(outcome, answer) of the facts just learnt that the model does not give back when asked for them as of their dates"
+    new = [o for o in outcomes if o.kind not in ("same", "refused") and not is_document((canonical(o.fact.subject), canonical(o.fact.relation)))]
+    answers = lm.recite([o.fact for o in new])
+    return [(o, a) for o, a in zip(new, answers) if not answers_match(a, o.fact.value)]
+
+def named(x) -> str: return x.subject if is_document((canonical(x.subject), canonical(x.relation))) else f"{relation_text(x.relation)} of {x.subject}"
+
+# %% ../nbs/50_cli.ipynb #e9011cae
+def add_learn(commands):
+    p = command(commands, "learn", learn_command, "teach a memory the facts and passages in a file", "casm learn facts.csv --memory my-memory", stopped="nothing was learnt")
+    p.add_argument("file", help="records with subject, relation, value, valid_from (.jsonl, .csv), entity, relation, value_YEAR… (.json), or text, date (.jsonl, .csv, or .txt with a text a line)")
+    add_folder(p, "folder of the memory; begun if it is new")
+    p.add_argument("--period", metavar="DATE", help="the date of records that have none")
+    p.add_argument("--model", metavar="DIR", help="folder of a model with a memory, for a new folder; casm warmup makes one (default: the tiny one in the package)")
+    p.add_argument("--skip-bad", action="store_true", help="learn what can stand, and list what is left out")
+    p.add_argument("--correct", action="store_true", help="the facts replace what stands at their dates")
+
+def add_folder(p: Parser, help: str = "folder of the memory"): p.add_argument("--memory", required=True, metavar="DIR", help=help)
+
+# %% ../nbs/50_cli.ipynb #3c17e922
+def history_command(args):
+    "Print every value a fact has had"
+    with opened(args.memory) as lm: records = lm.history(args.subject, args.relation)
+    if not records: raise CasmError(f"{args.memory} holds no {args.relation!r} of {args.subject!r}; write both as they were taught")
+    for r in records: print(f"{r.valid_from} to {r.valid_until or '–'}: {r.value} (slot {r.slot}, commit {r.commit}, {r.outcome}{f', {r.source}' if r.source else ''})")
+
+def diff_command(args):
+    "Print what holds at one date and not at another"
+    with opened(args.memory) as lm: changes = lm.diff(args.t1, args.t2)
+    for c in changes: print(f"{named(c)}: {c.before.value if c.before else '–'} -> {c.after.value if c.after else '–'}")
+    if not changes: print("no change")
+
+def undo_command(args):
+    "Take a commit back"
+    with opened(args.memory) as lm:
+        n = lm.undo(args.commit)
+        gone = next(c[2] for c in lm.registry.commits() if c[0] == n)
+    print(f"commit {gone} undone; casm undo {n} --memory {shlex.quote(args.memory)} brings it back")
+    print(f"results: {args.memory}")
+
+def export_command(args):
+    "Write the ledger"
+    with opened(args.memory) as lm: n = lm.export(args.out)
+    print(f"{n} records")
+    print(f"results: {args.out}")
+
+# %% ../nbs/50_cli.ipynb #317b7a76
+def add_ledger(commands):
+    p = command(commands, "history", history_command, "list every value a fact of a memory has had", 'casm history "Torvik Harbour" "pilot boat" --memory my-memory', stopped="nothing was changed")
+    p.add_argument("subject")
+    p.add_argument("relation")
+    add_folder(p)
+    p = command(commands, "diff", diff_command, "list what a memory holds at one date and not at another", "casm diff 2018 2022 --memory my-memory", stopped="nothing was changed")
+    p.add_argument("t1", metavar="T1", help="a date")
+    p.add_argument("t2", metavar="T2", help="another")
+    add_folder(p)
+    p = command(commands, "undo", undo_command, "take a commit of a memory back", "casm undo --memory my-memory", stopped="the commit is undone or it is not; casm history shows which")
+    p.add_argument("commit", type=int, nargs="?", metavar="COMMIT", help="its number, as casm learn and casm history print it (default: the newest that counts)")
+    add_folder(p)
+    p = command(commands, "export", export_command, "write a memory's ledger as JSON", "casm export --memory my-memory --out ledger.json", stopped="nothing was written")
+    add_folder(p)
+    p.add_argument("--out", required=True, metavar="FILE", help="file for the ledger")
 
 # %% ../nbs/50_cli.ipynb #8b43c21b
 DEMO_FACTS = 48
@@ -291,7 +421,8 @@ def make_parser() -> Parser:
     p = Parser(prog="casm", description="Versioned sparse memory for language models: learn new facts, keep the old ones, ask as of any date.",
                epilog="example:\n  casm demo\n\ncasm COMMAND --help says more about a command.")
     commands = p.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (add_demo, add_run, add_ask, add_train, add_warmup, add_pretrain_tiny): add(commands)
+    for add in (add_demo, add_learn, add_ask, add_ledger, add_run, add_train, add_warmup, add_pretrain_tiny): add(commands)
+    add_data_commands(commands, command)
     return p
 
 # %% ../nbs/50_cli.ipynb #9ee5ee19

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'KNOWN', 'START_VERSION', 'RUN_VERSION', 'COLUMNS', 'cache_folder', 'items_of', 'start_checkpoint', 'keep',
-           'run_one', 'write_predictions', 'read_lines', 'run', 'check_plan', 'facts_hash', 'table', 'figure',
-           'draw_matrix', 'draw_tradeoff', 'load_method']
+           'run_one', 'background_probes', 'all_probes', 'write_predictions', 'read_lines', 'run', 'check_plan',
+           'facts_hash', 'table', 'figure', 'draw_matrix', 'draw_tradeoff', 'load_method']
 
 # %% ../nbs/30_experiments.ipynb #83d6a455
 import hashlib
 import json
 import os
+import random
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -21,12 +22,12 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from .baselines import BASELINES
-from .benchmark import Benchmark, read_facts, write_facts
+from .benchmark import STREAMS, Benchmark, read_facts, write_facts
 from .checkpoint import RunFolder, check_run_folder, hash_tensors, write_json_atomic, write_text_atomic
 from .evaluation import evaluate, matrix, summarise
-from .facts import CasmError
+from .facts import PROBE_FORM, CasmError, Probe, question
 from .methods import Answer, Item, METHODS, Method, make_method, split_answer
-from .pretraining import LM, load_lm, pretrain_period_one, save_lm
+from .pretraining import LM, background_world, load_lm, pretrain_period_one, save_lm
 from .trainer import TrainConfig, train
 
 # %% ../nbs/30_experiments.ipynb #4b0a2cd3
@@ -37,6 +38,7 @@ RECIPES = {
     "casm": ({"rows": 96}, TrainConfig(lr=2e-1)),
     "frozen": ({}, TrainConfig()),
     "copy": ({}, TrainConfig()),
+    "rag_perfect": ({}, TrainConfig()),
     "rag": ({"passages": 2, "exercises": 6400}, TrainConfig(lr=1e-3, epochs=1, min_steps=1)),
     "lora_slots": ({"rows": 96}, TrainConfig(lr=1e-2)),
 }
@@ -85,7 +87,7 @@ def keep(lm: LM, folder: Path):
     finally: shutil.rmtree(beside, ignore_errors=True)
 
 # %% ../nbs/30_experiments.ipynb #b6d23757
-RUN_VERSION = 2  # to be raised whenever a method comes to learn otherwise under the same settings
+RUN_VERSION = 3  # to be raised whenever a method comes to learn, or is asked, otherwise under the same settings
 
 def run_one(
     name: str, seed: int, benchmark: Benchmark, stream: str,
@@ -97,21 +99,31 @@ def run_one(
     settings, recipe = recipe or RECIPES[name]
     config = TrainConfig(**{**asdict(recipe), "seed": seed})
     periods = benchmark.periods
-    def question(method: Method, after: str):
-        probes = [p for j in periods[:periods.index(after) + 1] for p in benchmark.probes(j, after)]
-        predictions = evaluate(method, probes, after, seed)
+    def ask(method: Method, after: str):
+        predictions = evaluate(method, all_probes(benchmark, after), after, seed)
         write_predictions(folder / "periods" / after, predictions)
         run.append("eval", {"event": "evaluation", "unit": after, "matrix": matrix(predictions).get(after, {})})
     method = make_method(name, KNOWN, **settings)
     run = RunFolder(folder, {"version": RUN_VERSION, "method": name, "seed": seed, "stream": stream, "settings": settings, "train": asdict(config), "periods": list(periods),
                              "facts": facts_hash(benchmark), "model": start.name, "start": hash_tensors(start.model.state_dict())})
     todo = [(p, items_of(benchmark, p, stream)) for p in periods[1:]]
-    train(method, start, todo, config, run, question)
+    train(method, start, todo, config, run, ask)
     text = "".join((folder / "periods" / p / "predictions.jsonl").read_text(encoding="utf-8") for p in periods)
     write_text_atomic(folder / "predictions.jsonl", text)
     done = {e["unit"]: e for e in read_lines(folder / "metrics" / "events.jsonl")}
     return {"method": name, "seed": seed, "stream": stream, **summarise([json.loads(x) for x in text.splitlines()], benchmark), **asdict(method.cost()),
             "tokens_trained": sum(e["tokens"] for e in done.values()), "seconds": round(sum(e["seconds"] for e in done.values()), 2)}
+
+# %% ../nbs/30_experiments.ipynb #ee6738fc
+def background_probes(as_of: str, n: int = 200) -> list[Probe]:
+    "`n` facts that no period mentions, of the world that pretraining taught (another model may answer anything: what counts is that it goes on answering the same)"
+    facts = random.Random("background").sample([f for f in background_world() if f.valid_until is None], n)
+    return [Probe(question(PROBE_FORM, f.subject, f.relation), f.value, f.subject, f.relation, as_of, "unchanged", "background") for f in facts]
+
+def all_probes(benchmark: Benchmark, after: str) -> list[Probe]:
+    "Everything that is asked after a period"
+    told = benchmark.periods[:benchmark.periods.index(after) + 1]
+    return [p for j in told for p in benchmark.probes(j, after)] + benchmark.side_probes(after) + background_probes(benchmark.periods[-1])
 
 # %% ../nbs/30_experiments.ipynb #bee037e1
 def write_predictions(folder: Path, predictions: list[dict]):
@@ -130,7 +142,7 @@ def run(
     out: str | Path,  # folder of this experiment; the same call continues what was interrupted
     methods: list[str] = tuple(METHODS),
     seeds: list[int] = (0,),
-    stream: str = "delta",  # "delta": only what changed; "restate": every fact in every period
+    stream: str = "delta",  # "delta": only what changed; "restate": every fact in every period; "late": only what changed, an eighth of it a period late
     model: str | None = None,  # None is the tiny model; else any causal LM's folder or name
     background: list[str] | None = None,  # texts for another model's background statistics
 ) -> list[dict]:  # the rows of results.json
@@ -160,7 +172,7 @@ def check_plan(methods: list[str], seeds: list[int], stream: str):
     if not methods or len(set(methods)) < len(methods): raise CasmError(f"methods={','.join(methods)!r}: name each of {', '.join(KNOWN)} at most once, and at least one")
     if not seeds or len(set(seeds)) < len(seeds) or any(not isinstance(s, int) or s < 0 for s in seeds):
         raise CasmError(f"seeds={list(seeds)}: give one or more different whole numbers of at least 0")
-    if stream not in ("delta", "restate"): raise CasmError(f"stream={stream!r}: choose delta or restate")
+    if stream not in STREAMS: raise CasmError(f"stream={stream!r}: choose {', '.join(STREAMS)}")
 
 def facts_hash(benchmark: Benchmark) -> str:
     "SHA-256 of the benchmark's records in order"
@@ -169,6 +181,7 @@ def facts_hash(benchmark: Benchmark) -> str:
 # %% ../nbs/30_experiments.ipynb #3833ed93
 COLUMNS = (("method", "method", "{}"), ("seed", "seed", "{}"), ("plasticity", "plasticity", "{:.3f}"), ("stability", "stability", "{:.3f}"),
            ("stability_never_changed", "never ch.", "{:.3f}"), ("history", "history", "{:.3f}"), ("stale_rate", "stale", "{:.3f}"), ("leak_rate", "leak", "{:.3f}"),
+           ("undated", "undated", "{:.3f}"), ("between", "between", "{:.3f}"), ("locality_neighbour", "neighb.", "{:.3f}"), ("locality_background", "backgr.", "{:.3f}"),
            ("token_f1", "F1", "{:.3f}"), ("route_hit_rate", "route hit", "{:.3f}"), ("route_abstention", "abstain", "{:.3f}"),
            ("params_per_step", "params/step", "{:,}"), ("bytes_stored", "stored MB", "{:.2f}"), ("seconds", "train s", "{:.0f}"))
 

@@ -6,10 +6,10 @@
 __all__ = ['PROBE_KINDS', 'UPDATE_FORMS', 'PROBE_FORM', 'UNSEEN_FORM', 'BACKGROUND_FORMS', 'CasmError', 'canonical',
            'relation_text', 'date_key', 'check_time', 'TimeOrder', 'time_key', 'contains', 'check_text', 'Fact',
            'to_fact', 'Passage', 'Probe', 'normalize_answer', 'answers_match', 'value_key', 'token_f1', 'question',
-           'render', 'find_time', 'dated']
+           'render', 'fact_in', 'document', 'is_document', 'written_time', 'find_time', 'dated']
 
 # %% ../nbs/03_facts.ipynb #31124c6b
-import re, unicodedata
+import hashlib, re, unicodedata
 from dataclasses import dataclass, fields
 from datetime import date as Date
 from fractions import Fraction
@@ -175,7 +175,7 @@ class Passage:
 class Probe:
     "A question with its answer as of a moment."
     question: str # prompt without a date
-    answer: Optional[str] # the right value; None if nothing is known (kind "unknown")
+    answer: Optional[str] # the right value; None if nothing is known (kinds "neighbour", "unknown")
     subject: str # gold key, for scoring only: no router sees it
     relation: str # gold key
     as_of: Optional[str] # the moment asked about; None: now
@@ -184,7 +184,7 @@ class Probe:
     def __post_init__(self):
         for a in ("question", "subject", "relation", "form"): check_text(a, getattr(self, a))
         if self.kind not in PROBE_KINDS: raise CasmError(f"kind {self.kind!r} is unknown; allowed: {', '.join(PROBE_KINDS)}")
-        if self.answer is not None or self.kind != "unknown": check_text("answer", self.answer)
+        if self.answer is not None or self.kind not in ("neighbour", "unknown"): check_text("answer", self.answer)
         if self.as_of is not None: check_time(self.as_of, "as_of")
 
 # %% ../nbs/03_facts.ipynb #39304174
@@ -364,6 +364,70 @@ def render(
     if value is None: return question(form, subject, relation, date)
     return form.format(subject=subject, relation=relation_text(relation), date=date, value=value)
 
+# %% ../nbs/03_facts.ipynb #1399a465
+_TIME = re.compile(r"[12][0-9]{3}(?:-[0-9]{2}(?:-[0-9]{2})?)?")
+_LONGEST = 200  # no field is longer, in characters
+_SHORT = frozenset("dr. mr. mrs. ms. st. no. mt. ft. prof. jr. sr.".split())  # a point that ends no sentence
+
+def _is_field(
+    name: str, # "subject", "relation" or "value"
+    text: str, # what may stand there
+) -> bool:
+    "Is this short enough for the field, and all within one sentence?"
+    words = text.split()
+    ends = any(w[-1] in ".!?" and w.casefold() not in _SHORT and not (len(w) == 2 and w[0].isupper()) for w in words[:-1])
+    return bool(words) and text == text.strip() and len(words) <= 12 and not ends and "\n" not in text and (name == "value" or not re.search("[][,;:?!]", text))
+
+def _readings(
+    parts: list, # literal, field, literal, … literal
+    text: str,
+    found: dict, # fields so far
+):
+    "Yield every way to fill the fields so that `text` comes out."
+    if not text.startswith(parts[0]): return
+    text = text[len(parts[0]):]
+    if len(parts) == 1:
+        if not text: yield found
+        return
+    name, stop = parts[1:3]
+    ends = [m.end()] if name == "date" and (m := _TIME.match(text)) and date_key(m[0]) is not None else []
+    if name != "date": ends = [m.start() for m in re.finditer(f"(?={re.escape(stop)})", text[:_LONGEST]) if _is_field(name, text[:m.start()])]
+    for i in ends: yield from _readings(parts[2:], text[i:], found | {name: text[:i]})
+
+# %% ../nbs/03_facts.ipynb #c8fecb0a
+_NO_VALUE = re.compile(r"(?:not|no longer|said|thought|believed|reported|expected|rumou?red|still|also|now|on|near|at|about|either|neither|unknown)\b|.*(?:, and | or | and the )", re.I)
+
+def fact_in(
+    text: str, # a passage
+) -> Optional[Fact]: # None if no form fits, or if it can be read in two ways
+    "The fact that a passage states in one of `BACKGROUND_FORMS`, valid from the date it names. What denies, hedges or tells more than one thing states none."
+    text = text.strip()
+    text, found = text if text.endswith(".") else f"{text}.", set()
+    for form in BACKGROUND_FORMS:
+        for r in _readings(re.split(r"\{(\w+)\}", form), text, {}):
+            if _NO_VALUE.match(r["value"]): return None
+            found.add((r["subject"], r["relation"], r["value"], r["date"]))
+            if len(found) > 1: return None
+    return Fact(*found.pop()) if found else None
+
+# %% ../nbs/03_facts.ipynb #d5c0bec2
+_DOCUMENT, _TITLE = "passage", re.compile("passage [0-9a-f]{12}")
+
+def document(
+    text: str,
+    date: str, # the passage's
+    source: Optional[str]=None, # where it was read
+) -> Fact: # of relation "passage"
+    "A passage without a fact, as a fact about itself; one text however spaced or capitalised is one passage."
+    check_text("text", text)
+    return Fact(f"passage {hashlib.sha256(canonical(text).encode()).hexdigest()[:12]}", _DOCUMENT, text, date, source=source)
+
+def is_document(
+    key: tuple, # canonical (subject, relation)
+) -> bool:
+    "Is this the key of a `document`? A fact about some other passage is none."
+    return key[1] == _DOCUMENT and bool(_TITLE.fullmatch(key[0]))
+
 # %% ../nbs/03_facts.ipynb #7431c01f
 _YEAR = r"(?<![\w.,/$€£#-])([12][0-9]{3}(?:-[0-9]{2}(?:-[0-9]{2})?)?)(?![\w%°/-]|[.,:][0-9])"
 _UNIT = (r"(?!\s*(?:kg|g|t|tons?|tonnes?|km|m|cm|mm|k?nm|miles?|met(?:er|re)s?|f(?:ee|oo)?t|fathoms?|knots?|lumens?|[km]?w|"
@@ -373,11 +437,18 @@ _ANY_TIME, _CUED_TIME = (re.compile(cue + _YEAR + _UNIT, re.I) for cue in ("", _
 
 def _first_date(pattern, text): return next((m[1] for m in pattern.finditer(text) if date_key(m[1]) is not None), None)
 
+_WRITTEN = re.compile(rf"(?<![\w.])(?:{'|'.join(re.sub('[?]P<[a-z]+>', '?:', form.pattern) for form in _DATES[1:2] + _DATES[3:])})(?!\w)", re.I)
+
+def written_time(text: str) -> Optional[str]:
+    "The first day or month that a text names otherwise than in ISO form, as written: \"12 May 2012\""
+    return next((m[0] for m in _WRITTEN.finditer(text) if _date(canonical(m[0]))), None)
+
 def find_time(
     text: str, # a question
-) -> Optional[str]: # "2018", "2018-06" or "2018-06-01" as written; None if it names none
-    "The time a text names: first one in a telling place (bracket, start, after a preposition), else the first year-like number."
-    return _first_date(_CUED_TIME, text.strip()) or _first_date(_ANY_TIME, text)
+) -> Optional[str]: # "2018", "2018-06" or "2018-06-01"; None if it names none
+    "The time a text names: a day or month with its name, else the first one in a telling place (bracket, start, after a preposition), else the first year-like number."
+    written = written_time(text)
+    return _date(canonical(written)) if written else _first_date(_CUED_TIME, text.strip()) or _first_date(_ANY_TIME, text)
 
 # %% ../nbs/03_facts.ipynb #9d85144e
 def dated(

@@ -73,14 +73,17 @@ def answer_logprob(
     model, tokenizer,
     prompts: list[str], answers: list[str],  # the text that follows each prompt, with its leading space
     slots: list[int | tuple[int, int]] | None = None,  # as for `generate`
+    batch_size: int = 128,
 ) -> list[float]:  # natural log-probability of each answer given its prompt, summed over its tokens
-    "Log-probabilities of given answers, one forward pass each."
-    full, heads = encode(tokenizer, [p + a for p, a in zip(prompts, answers)]), encode(tokenizer, prompts)
-    device = next(model.parameters()).device
-    each, out = slot_ids(slots, len(prompts), device), []
-    for i, (x, h) in enumerate(zip(full, heads)):
-        t = torch.tensor([x], device=device)
-        with reading(model, None if each is None else each[i:i + 1]):
-            logp = model(input_ids=t).logits.float().log_softmax(-1)
-        out.append(logp[0, len(h) - 1:-1].gather(1, t[0, len(h):, None]).sum().item())
+    "Log-probabilities of given answers, in batches of equal length."
+    full, heads = encode(tokenizer, [p + a for p, a in zip(prompts, answers, strict=True)]), encode(tokenizer, prompts)
+    device, was_training = next(model.parameters()).device, model.training
+    each, out = slot_ids(slots, len(prompts), device), [0.] * len(prompts)
+    model.eval()
+    for batch in equal_lengths(full, batch_size):
+        x = torch.tensor([full[i] for i in batch], device=device)
+        with reading(model, None if each is None else each[batch]):
+            logp = model(input_ids=x).logits[:, :-1].float().log_softmax(-1).gather(2, x[:, 1:, None]).squeeze(2)
+        for row, i in zip(logp, batch): out[i] = row[len(heads[i]) - 1:].sum().item()
+    model.train(was_training)
     return out

@@ -431,6 +431,13 @@ class _Lists(_Queries):
         "Every subject and relation ever asserted, as first spelt, by key number."
         return self._rows("SELECT id, subject_text, relation_text FROM keys WHERE id > ? ORDER BY id", after)
 
+    def undone_keys(self) -> set: # of key numbers
+        "Keys that only undone commits have asserted: as if they had never been."
+        undone = json.dumps(sorted(self._at(None).undone))
+        if undone == "[]": return set()
+        gone = "SELECT key_id FROM assertions WHERE commit_id IN (SELECT value FROM json_each(?1))"
+        return {k for k, in self._rows(f"{gone} EXCEPT SELECT key_id FROM assertions WHERE key_id IN ({gone}) AND commit_id NOT IN (SELECT value FROM json_each(?1))", undone)}
+
     def subjects(self) -> list:
         "Every subject ever asserted, as first spelt, in that order."
         return list({canonical(s): s for _, s, _ in reversed(self.keys())}.values())[::-1]
@@ -993,7 +1000,9 @@ def export_json(registry: Registry,
             f.flush()
             os.fsync(f.fileno())
         os.replace(partial, path)
-    except OSError as e: raise CasmError(f"{path} cannot be written ({e}); give a file in a folder that exists and may be written to") from e
+    except OSError as e:
+        Path(partial).unlink(missing_ok=True)
+        raise CasmError(f"{path} cannot be written ({e}); give a file in a folder that exists and may be written to") from e
     return len(slots)
 
 # %% ../nbs/04_registry.ipynb #2876826e

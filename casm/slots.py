@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SlotBank', 'set_param', 'move', 'insert', 'find', 'overlay', 'read_slots', 'check_rows', 'train_lines', 'write_back',
            'commit', 'open_slots', 'select', 'RowOptimizer', 'step_rows', 'RowSGD', 'RowAdamW', 'to_flat', 'from_flat',
-           'slot_bytes', 'retire', 'compact', 'flat_hash', 'pack', 'export_slot', 'read_slot', 'fill_slot',
+           'slot_bytes', 'retire', 'compact', 'truncate', 'flat_hash', 'pack', 'export_slot', 'read_slot', 'fill_slot',
            'import_slot', 'rollback_slot']
 
 # %% ../nbs/02_slots.ipynb #c48fd3f2
@@ -303,6 +303,18 @@ def compact(bank: SlotBank):
     n = len(bank)
     bank.storage = torch.cat([bank.storage[:1], bank.storage[bank.lines]])
     bank.lines, bank.where, bank.used = torch.arange(1, n + 1, device=bank.lines.device), bank.where.new_zeros(n + 1), n + 1
+
+# %% ../nbs/02_slots.ipynb #ff894ddc
+def truncate(bank: SlotBank, num_slots: int):
+    "Take the bank back to its first `num_slots` slots; the others, in training or not, were never opened"
+    bank.param = None
+    bank.trained = bank.trained[:0]
+    bank.where.zero_()
+    stay = bank.entries < num_slots * bank.num_rows
+    bank.entries, bank.lines = bank.entries[stay], bank.lines[stay]
+    bank.used = int(bank.lines.max()) + 1 if len(bank) else 1
+    bank.storage[bank.used:] = 0                                       # lines are given out as zeros
+    bank.num_slots, bank.kept = num_slots, min(bank.kept, num_slots)
 
 # %% ../nbs/02_slots.ipynb #e0a8ac2f
 def flat_hash(flat: dict[str, torch.Tensor]) -> str:

@@ -11,6 +11,7 @@ def shorten(monkeypatch):
     texts = pretraining.world_texts
     monkeypatch.setattr(pretraining, "world_texts", lambda world, n, seed=0: texts(world, 64, seed))
     for module in (methods, baselines): monkeypatch.setattr(module, "generate", partial(module.generate, max_new_tokens=4))
+    monkeypatch.setattr(experiments, "background_probes", partial(experiments.background_probes, n=4))
     monkeypatch.setattr(experiments, "pretrain_period_one", partial(pretraining.pretrain_period_one, epochs=1, min_steps=2))
     for name, (settings, config) in experiments.RECIPES.items():
         fewer = {k: n for k, n in {"rows": 8, "exercises": 16}.items() if k in settings}

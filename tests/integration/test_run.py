@@ -15,7 +15,7 @@ from casm.facts import CasmError
 
 BENCHMARK = generate(6, seed=5)
 ROW = {"method", "seed", "stream", "plasticity", "stability", "stability_never_changed", "history", "stale_rate", "leak_rate", "token_f1",
-       "route_hit_rate", "route_abstention", "params_per_step", "params_changed_total", "bytes_stored", "tokens_trained", "seconds", "matrix"}
+       "undated", "between", "locality_neighbour", "locality_background", "route_hit_rate", "route_abstention", "params_per_step", "params_changed_total", "bytes_stored", "tokens_trained", "seconds", "matrix"}
 PREDICTION = ["method", "seed", "after", "as_of", "kind", "form", "subject", "relation", "question", "gold", "answer", "correct", "slot", "gold_slot"]
 pytestmark = pytest.mark.usefixtures("quick_module")
 
@@ -57,21 +57,24 @@ def test_rows_have_every_number(out):
     assert [r["method"] for r in found] == ["full_ft", "lora", "smf", "casm"]
     for r in json.loads((out / "results.json").read_text())["rows"]:
         assert ROW <= r.keys() and r["seed"] == 0 and r["stream"] == "delta" and r["seconds"] > 0
-        shares = [k for k in ROW if k in ("plasticity", "stability", "history", "token_f1") or k.endswith("_rate")]
+        shares = [k for k in ROW if k in ("plasticity", "stability", "history", "token_f1", "undated", "between") or k.startswith("locality") or k.endswith("_rate")]
         assert all(r[k] is None or 0 <= r[k] <= 1 for k in shares)
         assert all(r[k] > 0 for k in ("params_per_step", "params_changed_total", "bytes_stored", "tokens_trained"))
         assert (r["route_hit_rate"], r["route_abstention"]) == ((1, 1) if r["method"] == "casm" else (None, None))
-        assert {t: set(at) for t, at in r["matrix"].items()} == {t: set(BENCHMARK.periods[:i + 1]) for i, t in enumerate(BENCHMARK.periods)}
+        middles = ["2019", "2021", "2023"]
+        assert {t: set(at) for t, at in r["matrix"].items()} == {t: {*BENCHMARK.periods[:i + 1], *middles[:i], "now"} for i, t in enumerate(BENCHMARK.periods)}
+        assert r["method"] != "casm" or r["locality_neighbour"] == r["locality_background"] == 1
 
 
 def test_one_prediction_for_each_probe(out):
     found = lines(out / "predictions.jsonl")
     assert all(list(p) == PREDICTION for p in found)
-    want = [(m, t, j, p.kind, p.form, p.subject, p.relation, p.question, p.answer) for m in ("full_ft", "lora", "smf", "casm")
-            for i, t in enumerate(BENCHMARK.periods) for j in BENCHMARK.periods[:i + 1] for p in BENCHMARK.probes(j, t)]
+    want = [(m, t, p.as_of, p.kind, p.form, p.subject, p.relation, p.question, p.answer) for m in ("full_ft", "lora", "smf", "casm")
+            for t in BENCHMARK.periods for p in experiments.all_probes(BENCHMARK, t)]
     keys = ("method", "after", "as_of", "kind", "form", "subject", "relation", "question", "gold")
     assert [tuple(p[k] for k in keys) for p in found] == want and len(set(want)) == len(want)
-    assert {p["kind"] for p in found} == {"changed", "unchanged", "superseded"} and {p["form"] for p in found} == {"probe", "unseen"}
+    assert {p["kind"] for p in found} == {"changed", "unchanged", "superseded", "undated", "between", "neighbour", "unknown"}
+    assert {p["form"] for p in found} == {"probe", "unseen", "background", "former", "ahead"} and all((p["correct"] is None) == (p["gold"] is None) for p in found)
     assert all(p["slot"] is None and p["gold_slot"] is None for p in found if p["method"] != "casm")
 
 
@@ -164,7 +167,7 @@ def test_smf_moves_the_selected_rows_and_nothing_else(out, stub, tmp_path, monke
 def test_superseded_answers_stay(out, name):
     "casm answers about the past exactly as it did before the update; full fine-tuning, the same test shows, does not"
     found = {(p["after"], p["as_of"], p["form"], p["subject"], p["relation"]): p for p in lines(out / "predictions.jsonl") if p["method"] == name}
-    old = [p for p in found.values() if p["kind"] == "superseded"]
+    old = [p for p in found.values() if p["kind"] == "superseded" and p["as_of"]]
     changed = 0
     for p in old:
         before = BENCHMARK.periods[BENCHMARK.periods.index(p["after"]) - 1]

@@ -142,3 +142,15 @@ def test_every_question_reads_another_slot_and_its_deltas():
         with torch.no_grad(), slots.reading(lm, ids): through = lm(input_ids=x).logits
         assert (through != lm(input_ids=x).logits).flatten(1).any(1).all()        # no question is spared
     assert slots.of_size(bank, 10).num_slots == 10 and slots.slots_for(s, 10, 0).max() < 10
+
+
+# ---- generator
+
+def test_the_generator_is_measured(tmp_path):
+    got = run("--quick", "--json", tmp_path / "g.json", name="generator")
+    assert got.returncode == 0, got.stderr
+    said = json.loads((tmp_path / "g.json").read_text())
+    assert said.keys() == {"facts", "facts_per_s", "facts_per_cpu_s", "bytes", "peak_memory", "peak_memory_100", "growth", "growth_held"}
+    assert said["facts"] == 2000 and all(said[k] > 0 for k in said.keys() - {"growth", "growth_held"}) and "2,000 facts" in got.stdout
+    got = run("--facts", 0, name="generator")
+    assert got.returncode == 2 and "--facts 0" in got.stderr

@@ -7,7 +7,7 @@ import pytest
 from casm.benchmark import generate, write_facts
 
 CASM = str(Path(sys.executable).with_name("casm"))
-COMMANDS = ("demo", "run", "ask", "train", "warmup", "pretrain-tiny")
+COMMANDS = ("demo", "learn", "ask", "history", "diff", "undo", "export", "run", "train", "warmup", "pretrain-tiny")
 FACTS = generate(6, seed=5, periods=("2018", "2021", "2024"))
 GOOD = {"entity": "Inn", "relation": "door colour", "value_2018": "red", "value_2020": "blue", "changed": True}
 
@@ -71,6 +71,13 @@ BAD_LINES = {
     "train --method casm --run-id ../x": "leave out slashes",
     "ask '' --run .": "question is empty",
     "ask Who? --run . --as-of soon": "'soon'",
+    "ask Who? --run . --memory .": "not allowed with",
+    "ask Who?": "--run --memory",
+    "learn none.csv --memory m": "none.csv: cannot be read",
+    "learn note.txt": "--memory",
+    "history Inn --memory m": "relation",
+    "undo last --memory m": "'last'",
+    "export --memory m": "--out",
     "sweep": "'sweep'",
     "warmup --model x --background note.txt": "--out",
     "warmup --background note.txt --out new": "--model",
@@ -86,6 +93,9 @@ BAD_LINES = {
     "run --out .": "foreign files (note.txt)",
     "run --out other": "other holds another run: methods",
     "ask Who? --run other": "not the folder of `casm run`",
+    "ask Who? --memory other": "not the folder of a TemporalLM",
+    "learn note.txt --memory new": "note.txt: line 1: passage 'mine' has no date",
+    "learn note.txt --memory new --model gpt2 --period 2018": "casm warmup --model gpt2",
     "pretrain-tiny --out .": "note.txt",
     "warmup --model . --background note.txt --out new": "no config.json",
 }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from casm.facts import BACKGROUND_FORMS, PROBE_FORM, UNSEEN_FORM, CasmError, Fact, canonical, question
+from casm.facts import document, BACKGROUND_FORMS, PROBE_FORM, UNSEEN_FORM, CasmError, Fact, canonical, question
 from casm.registry import Registry
 from casm.benchmark import add_twins, fit_questions, generate, hard_questions, invent_aliases, read_facts, thesaurus
 from casm.router import Bm25Router, CascadeRouter, FingerprintRouter, HiddenRouter, LearnedRouter, LexicalRouter, Postings, Router, TfidfRouter
@@ -339,7 +339,7 @@ def test_a_third_fact_or_a_known_bystander_opens_nothing_extra():
     registry = Registry()
     registry.assert_facts([Fact(s, r, "x", "2018") for s in ("Port Lumina", "Gale Rock", "Misty Fjord") for r in ("light", "depth")], list(range(6)))
     router = default_router(registry)
-    for q, slots in (("The light of Port Lumina, the depth of Gale Rock and the depth of Misty Fjord?", 2), ("Is the light of Port Lumina brighter than Gale Rock?", 1),
+    for q, slots in (("The light of Port Lumina, the depth of Gale Rock and the depth of Misty Fjord?", 2), ("Is the light of Port Lumina brighter than Gale Rock?", 0),
                      ("The flag of Gale Rock and the flag of Misty Fjord?", 0), ("The light of Gale Rock, which belongs to Misty Fjord, is", 1)):
         assert len(opened(router.route([q])[0])) == slots, q
 
@@ -369,3 +369,40 @@ def test_hostile_questions():
     for router in (default_router(registry), TfidfRouter(registry), Bm25Router(registry)):
         for q in ("", " ", '"', "' OR 1=1 --", 'NEAR("a" "b")', "*" * 1000, "the of " * 2000, "\u0000", "½ Ǆ", "between 2020 and", "before before before 2020", "x" * 20_000):
             assert router.route([q])[0].slot is None
+
+
+ABOUT = ("Who is the wife of the chef of Inn?", "How old is the chef of Inn?", "Where was the chef of Inn born?", "Who fired the chef of Inn?", "Who preceded Ann as chef of Inn?",
+         "Who isn't the chef of Inn?", "Who is the mayor of Paris, Texas?")
+FOR_IT = ("Who is the chef of Inn?", "Please tell me who the chef of Inn is.", "Do you remember who served as chef of Inn?", "Who currently holds the post of chef of Inn?", "Inn, chef: who?", "Who is the mayor of Paris?")
+
+@pytest.mark.parametrize("q", ABOUT)
+def test_what_is_asked_about_a_value_opens_no_slot(q):
+    registry = Registry()
+    registry.assert_facts([Fact("Inn", "chef", "Ann", "2018"), Fact("Paris", "mayor", "Bob", "2018")], slots=[0, 1])
+    assert opened(default_router(registry).route([q])[0]) == ()
+
+@pytest.mark.parametrize("q", FOR_IT)
+def test_however_a_value_is_asked_for(q):
+    registry = Registry()
+    registry.assert_facts([Fact("Inn", "chef", "Ann", "2018"), Fact("Paris", "mayor", "Bob", "2018")], slots=[0, 1])
+    assert opened(default_router(registry).route([q])[0]) == (int("Paris" in q),)
+
+@pytest.mark.parametrize("said, slot", [("in May 2012", 1), ("on 12 May 2012", 1), ("on 01.05.2012", 1), ("in February 2012", 0), ("in 2013", 1), ("on March 1st, 2012", 1)])
+def test_months_and_days_in_words(said, slot):
+    registry = Registry()
+    registry.assert_facts([Fact("Inn", "chef", v, t) for v, t in (("Ann", "2010"), ("Bob", "2012-03"))], slots=[0, 1])
+    assert default_router(registry).route([f"Who was the chef of Inn {said}?"])[0].slot == slot
+
+def test_a_later_fact_leaves_the_questions_of_passages_alone():
+    registry = Registry()
+    registry.assert_facts([document("The mill at Brenna burned down in heavy smoke.", "2018")], slots=[0])
+    q, router = ["When did the mill at Brenna burn down?"], default_router(registry)
+    before = router.route(q)
+    registry.assert_facts([Fact("Brenna", "mayor", "Ann", "2018"), Fact("Smoke", "colour", "grey", "2018")], slots=[1, 2])
+    assert router.route(q)[0][:3] == before[0][:3] and before[0].slot == 0
+    assert router.route(["Who is the mayor of Brenna?"])[0].slot == 1
+
+def test_former_in_a_subjects_name_is_no_time():
+    registry = Registry()
+    registry.assert_facts([Fact("Previous Owners Club", "chair", v, t) for v, t in (("Ann", "2010"), ("Bob", "2018"))], slots=[0, 1])
+    assert default_router(registry).route(["What is the chair of Previous Owners Club?"])[0].slot == 1

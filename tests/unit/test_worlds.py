@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from casm.benchmark import DOMAINS, QUALIFIERS, generate, is_background, read_facts, relations
+from casm.benchmark import DOMAINS, PRESETS, QUALIFIERS, generate, generate_preset, is_background, read_facts, relations, stream
 from casm.facts import canonical, normalize_answer
 from casm.pretraining import NOUNS, background_world
 from casm.pretraining import QUALIFIERS as WORLD_QUALIFIERS
@@ -34,6 +34,23 @@ def check_disjoint(world, benchmark):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_generated_facts_are_news_to_the_tiny_model(world, seed): check_disjoint(world, generate(seed=seed))
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if n != "large"])
+def test_presets_are_news_to_the_tiny_model(world, name):
+    "Their records, the facts beside them, and the other names of their subjects"
+    for seed in range(3):
+        made = generate_preset(name, 400, seed)
+        check_disjoint(world, made.benchmark)
+        texts = {canonical(x) for f in world for x in (f.subject, f.value)} | {normalize_answer(x) for f in world for x in (f.subject, f.value)}
+        assert not texts & {x for f in made.several for x in (canonical(f.subject), normalize_answer(f.value))}
+        assert not texts & {canonical(alias) for _, alias, _ in made.aliases}
+
+def test_a_hundred_thousand_facts_are_news_to_the_tiny_model(world):
+    "One after the other: no name and no value holds a word that the world's names are made of"
+    subjects = {n(f.subject) for f in world for n in (canonical, normalize_answer)}
+    known = {normalize_answer(f.value) for f in world}
+    for r in stream():
+        assert canonical(r.entity) not in subjects and not known & {normalize_answer(v) for v in set(r.values.values())}
 
 def test_public_facts_are_news_to_the_tiny_model(world):
     if not PUBLIC.exists() and not os.environ.get("CI"): pytest.skip("the public facts are not on this machine")
