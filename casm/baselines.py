@@ -29,7 +29,7 @@ from .benchmark import fact_passages
 from .checkpoint import State, hash_tensors
 from .facts import BACKGROUND_FORMS, CasmError, Fact, answers_match, contains, dated, normalize_answer, question
 from .generation import answer_of, equal_lengths, generate
-from .methods import Answer, CASM, Cost, Item, Method, check_method, split_answer, tensors_of
+from .methods import Answer, CASM, Cost, Item, Method, check_method, check_tensors, load_plain, split_answer, tensors_of
 from .pretraining import LM, YEARS, background_world
 from .registry import Registry
 from .router import ASKING, date_words, default_router, opened, read_words, time_scope
@@ -338,12 +338,9 @@ def rag_state(method: RAG) -> State:
 
 def rag_load(method: RAG, tensors: dict[str, torch.Tensor], meta: dict, folder: Path):
     "Reader, registry and passages of one checkpoint"
-    mine = method.tensors()
-    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in tensors.items()}:
-        raise CasmError(f"checkpoint tensors differ from the reader's ({len(tensors)} there, {len(mine)} here); use the model and settings it was written with")
+    check_tensors(method.tensors(), tensors, "the reader's")
     perfect_load(method, tensors, meta, folder)
-    with torch.no_grad():
-        for k, v in mine.items(): v.copy_(tensors[k])
+    load_plain(method, tensors, meta)
     method.reads, method.seed = meta["reads"], meta["seed"]
 
 def rag_cost(method: RAG) -> Cost:
@@ -476,9 +473,7 @@ def lora_slots_state(method: LoRASlots) -> State:
 
 def lora_slots_load(method: LoRASlots, tensors: dict[str, torch.Tensor], meta: dict, folder: Path):
     "LoRAs and registry of one checkpoint, which must name each other"
-    mine = method.tensors()
-    if {k: v.shape[1:] for k, v in mine.items()} != {k: v.shape[1:] for k, v in tensors.items()}:
-        raise CasmError(f"checkpoint tensors differ from the LoRAs' ({len(tensors)} there, {len(mine)} here); use the model and settings it was written with")
+    check_tensors(method.tensors(), tensors, "the LoRAs'", first=1)
     ledger_load(method, tensors, meta, folder)
     for n, x in method.layers.items(): x.a, x.b = tensors[f"{n}.a"].to(x.a), tensors[f"{n}.b"].to(x.b)
     method.most, method.seed = meta["most"], meta["seed"]

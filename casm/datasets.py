@@ -393,13 +393,15 @@ def tables(path: Path):
         except OSError as e: raise CasmError(f"{path}: cannot be read ({e.strerror}); give the path of a readable file") from None
 
 # %% ../nbs/22_datasets.ipynb #8568ce26
-def _parquet_rows(path):
+def _parquet_rows(path, column=None):
     try: from pyarrow import ArrowException, parquet
     except ImportError: raise CasmError(f"{path}: parquet files are read with pyarrow, which is missing: pip install pyarrow") from None
     n = 0
     try:
         with path.open("rb") as f, parquet.ParquetFile(f) as table:
-            for rows in table.iter_batches(1024):
+            names = table.schema_arrow.names
+            if column and column not in names: raise CasmError(f"{path}: no column {column!r}; it has {', '.join(map(repr, names))}; rename one")
+            for rows in table.iter_batches(1024, columns=[column] if column else None):
                 for n, row in enumerate(rows.to_pylist(), n + 1): yield f"{path}: row {n}", row
     except ArrowException as e: raise CasmError(f"{path}: is no whole parquet file ({str(e).splitlines()[0]}); get it again") from None
     except OSError as e: raise CasmError(f"{path}: cannot be read ({e.strerror or e}); give the path of a readable file") from None
@@ -800,17 +802,8 @@ def _plain_texts(path): return (checked_text(line, where) for where, line in rea
 def _json_texts(path): return (text_in(row, "text", where) for where, row in read_json_lines(path))
 
 def _parquet_texts(path):
-    try: from pyarrow import ArrowException, parquet
-    except ImportError: raise CasmError(f"{path}: parquet files are read with pyarrow, which is missing: pip install pyarrow") from None
     n = 0
-    try:
-        with path.open("rb") as f, parquet.ParquetFile(f) as table:
-            names = table.schema_arrow.names
-            if "text" not in names: raise CasmError(f"{path}: no column 'text'; it has {', '.join(map(repr, names))}; rename one")
-            for rows in table.iter_batches(1024, columns=["text"]):
-                for n, text in enumerate(rows.column(0).to_pylist(), n + 1): yield checked_text(text, f"{path}: row {n}: text")
-    except ArrowException as e: raise CasmError(f"{path}: is no whole parquet file ({str(e).splitlines()[0]}); get it again") from None
-    except OSError as e: raise CasmError(f"{path}: cannot be read ({e.strerror or e}); give the path of a readable file") from None
+    for n, (where, row) in enumerate(_parquet_rows(path, "text"), 1): yield checked_text(row["text"], f"{where}: text")
     if not n: raise CasmError(f"{path}: holds no text; give at least one row")
 
 # %% ../nbs/22_datasets.ipynb #66c6bfd9

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ROW_OPTIMIZERS', 'METHODS', 'Item', 'Answer', 'split_answer', 'Method', 'tensors_of', 'count_tokens', 'prompts_plain',
-           'answer_plain', 'logprobs', 'Cost', 'trained_tensors', 'plain_state', 'check_method', 'load_plain',
-           'plain_cost', 'FullFT', 'LoRA', 'SMF', 'smf_loss', 'smf_begin_step', 'smf_prompts', 'smf_tensors',
-           'smf_load', 'smf_cost', 'bank_bytes', 'set_bank', 'CASM', 'casm_begin', 'slot_rows', 'casm_loss', 'casm_end',
-           'aim', 'casm_read', 'casm_answer', 'casm_tensors', 'casm_state', 'casm_load', 'casm_cost', 'make_method']
+           'answer_plain', 'logprobs', 'Cost', 'trained_tensors', 'plain_state', 'check_method', 'check_tensors',
+           'load_plain', 'plain_cost', 'FullFT', 'LoRA', 'SMF', 'smf_loss', 'smf_begin_step', 'smf_prompts',
+           'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes', 'set_bank', 'CASM', 'casm_begin', 'slot_rows',
+           'casm_loss', 'casm_end', 'aim', 'casm_read', 'casm_answer', 'casm_tensors', 'casm_state', 'casm_load',
+           'casm_cost', 'make_method']
 
 # %% ../nbs/10_methods.ipynb #84097154
 from dataclasses import dataclass, replace
@@ -136,14 +137,17 @@ def check_method(method: Method, meta: dict):
     if meta["method"] != method.name: raise CasmError(f"checkpoint of method {meta['method']!r}: this is {method.name!r}; resume with the method that wrote it")
 
 # %% ../nbs/10_methods.ipynb #6108aaeb
+def check_tensors(mine: dict[str, torch.Tensor], saved: dict[str, torch.Tensor], whose: str = "the model's", first: int = 0):
+    "Raises `CasmError` unless saved tensors have the names of `mine`, and their shapes from dimension `first` on"
+    if {k: v.shape[first:] for k, v in mine.items()} != {k: v.shape[first:] for k, v in saved.items()}:
+        raise CasmError(f"checkpoint tensors differ from {whose} ({len(saved)} there, {len(mine)} here); use the model and settings it was written with")
+
 def load_plain(method: Method, tensors: dict[str, torch.Tensor], meta: dict, folder: Path | None = None):
     "Put a saved state into a prepared method. Raises `CasmError` when it is another method's or its tensors differ in name or shape."
     check_method(method, meta)
-    mine = method.tensors()
-    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in tensors.items()}:
-        raise CasmError(f"checkpoint tensors differ from the model's ({len(tensors)} there, {len(mine)} here); use the model and settings it was written with")
+    check_tensors(method.tensors(), tensors)
     with torch.no_grad():
-        for k, v in mine.items(): v.copy_(tensors[k])
+        for k, v in method.tensors().items(): v.copy_(tensors[k])
     method.periods = list(meta["periods"])
 
 # %% ../nbs/10_methods.ipynb #152cfab6

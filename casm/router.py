@@ -612,14 +612,10 @@ class Postings:
 
 # %% ../nbs/05_router.ipynb #c86ae4a7
 class LikenessRouter(Router):
-    "Routes to the key with the likest text. A subclass says `take` (with `self.owners`) and `likeness(questions)`."
+    "Routes to the key with the likest text. A subclass says `take` (with `self.owners`) and `likeness(questions)`: for each, how like it every entry is, float (len(owners),)."
     def forget(self):
         super().forget()
         self.owners = [] # key of each entry
-
-    def likeness(self, questions: list):
-        "Yield, per question, how like it each entry is: float (len(owners),)."
-        raise NotImplementedError
 
     def find(self, questions): return [self.find_likest(s) for s in self.likeness(questions)]
 

@@ -1,8 +1,37 @@
 "What several layers share: a stub model that loads and trains in moments, and a start-checkpoint cache of the tests' own."
+import os
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared():
+    "Folder of the public files; with CI=true a test without them fails"
+    if not SHARED.is_dir() and os.environ.get("CI") != "true": pytest.skip(f"{SHARED} is not here: no comparison with the public files")
+    return SHARED
+
+
+@pytest.fixture
+def interrupting(monkeypatch):
+    "`interrupting(n)` has every n-th batch or evaluation of `run` end in Ctrl-C"
+    def start(every):
+        from casm import experiments, trainer
+        count = 0
+        def tick():
+            nonlocal count
+            count += 1
+            if count % every == 3: raise KeyboardInterrupt
+        def evaluate(*a, f=experiments.evaluate): return tick() or f(*a)
+        def batches(*a, f=trainer.batches):
+            for batch in f(*a): yield batch; tick()
+        monkeypatch.setattr(experiments, "evaluate", evaluate)
+        monkeypatch.setattr(trainer, "batches", batches)
+    return start
 
 
 def shorten(monkeypatch):

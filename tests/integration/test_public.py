@@ -1,21 +1,16 @@
 """What the project claims of casm, on the 605 public facts and on the same file in other words. Minutes long: `pytest -m full`."""
 import json
-import os
-from pathlib import Path
 
 import pytest
 
 from casm.benchmark import read_facts, rename
 from casm.experiments import run
 
-PUBLIC = Path(__file__).parents[3] / "shared/data/synthetic_facts_raw.json"
-
 
 @pytest.mark.full
 @pytest.mark.parametrize("words", ["public", "renamed"])
-def test_casm_learns_keeps_and_remembers(tmp_path, words):
-    if not PUBLIC.exists() and not os.environ.get("CI"): pytest.skip(f"{PUBLIC} is not here")
-    facts = read_facts(PUBLIC)
+def test_casm_learns_keeps_and_remembers(tmp_path, shared, words):
+    facts = read_facts(shared / "synthetic_facts_raw.json")
     row, = run(facts if words == "public" else rename(facts, 1), tmp_path / "run", methods=["casm"])
     assert row["plasticity"] >= .97 and row["stability"] >= .98 and row["history"] >= .99 and row["stale_rate"] <= .02
     assert row["route_hit_rate"] >= .99 and row["route_abstention"] >= .99

@@ -103,18 +103,9 @@ def test_finished_run_is_only_read_again(out, stub, monkeypatch):
     assert {k: v for k, v in after.items() if not k.endswith((".png", ".lock"))} == {k: v for k, v in before.items() if not k.endswith((".png", ".lock"))}
 
 
-def test_interrupted_anywhere_it_continues_to_the_same_end(out, stub, tmp_path, monkeypatch):
+def test_interrupted_anywhere_it_continues_to_the_same_end(out, stub, tmp_path, interrupting):
     "Ctrl-C in the middle of training and in the middle of asking, again and again"
-    count = 0
-    def tick():
-        nonlocal count
-        count += 1
-        if count % 7 == 3: raise KeyboardInterrupt
-    def ticking(f): return lambda *a: tick() or f(*a)
-    def batches(*a, f=trainer.batches):
-        for batch in f(*a): yield batch; tick()
-    monkeypatch.setattr(experiments, "evaluate", ticking(experiments.evaluate))
-    monkeypatch.setattr(trainer, "batches", batches)
+    interrupting(7)
     stops = 0
     while True:
         try: run(BENCHMARK, tmp_path / "out", model=stub); break

@@ -9,7 +9,6 @@ from casm.benchmark import PRESETS, generate, generate_preset, read_facts, write
 CASM = str(Path(sys.executable).with_name("casm"))
 ROOT = Path(__file__).parents[2]
 GOLDEN, CASES = ROOT / "tests" / "golden" / "data", ROOT / "tests" / "golden" / "datasets" / "cases"
-SHARED = ROOT.parent / "shared" / "data"
 COMMANDS = ("generate", "build", "redistribute", "validate", "inspect", "structure", "gemini", "augment")
 
 
@@ -49,22 +48,21 @@ def test_our_golden_files(tmp_path):
     said = done(casm("redistribute", "--input", GOLDEN / "facts.json", "--output", "even.json", cwd=tmp_path))
     assert (tmp_path / "even.json").read_bytes() == (GOLDEN / "redistributed.json").read_bytes() and said.endswith("results: even.json\n")
 
-def test_public_golden_files(tmp_path):
-    if not SHARED.is_dir() and os.environ.get("CI") != "true": pytest.skip(f"{SHARED} is not here: no comparison with the public files")
-    said = done(casm("build", "--facts", SHARED / "synthetic_facts_raw.json", "--out", "data", cwd=tmp_path))
-    for name in ("passages.json", "probes.json"): assert (tmp_path / "data" / name).read_bytes() == (SHARED / name).read_bytes()
+def test_public_golden_files(tmp_path, shared):
+    said = done(casm("build", "--facts", shared / "synthetic_facts_raw.json", "--out", "data", cwd=tmp_path))
+    for name in ("passages.json", "probes.json"): assert (tmp_path / "data" / name).read_bytes() == (shared / name).read_bytes()
     assert "2 facts are flagged wrongly" in said and "Stoneworth City | Incorporation Year" in said and "Whispering Creek Water Registry | Primary Irrigant Licensee" in said
-    done(casm("redistribute", "--input", SHARED / "synthetic_facts_raw.json", "--output", "even.json", cwd=tmp_path))
-    assert (tmp_path / "even.json").read_bytes() == (SHARED / "synthetic_facts_raw.json").read_bytes()
-    got = casm("validate", SHARED / "synthetic_facts_raw.json")
+    done(casm("redistribute", "--input", shared / "synthetic_facts_raw.json", "--output", "even.json", cwd=tmp_path))
+    assert (tmp_path / "even.json").read_bytes() == (shared / "synthetic_facts_raw.json").read_bytes()
+    got = casm("validate", shared / "synthetic_facts_raw.json")
     assert got.returncode == 2 and got.stdout.count("FALSE_CONTRADICTION") == 2 and "2 findings, the first in record 211" in got.stderr
-    assert json.loads(done(casm("inspect", SHARED / "probes.json", "--json")))["probes"]["2022"] == {"changed": 149, "unchanged": 456}
+    assert json.loads(done(casm("inspect", shared / "probes.json", "--json")))["probes"]["2022"] == {"changed": 149, "unchanged": 456}
 
 def test_ci_without_the_public_files_fails():
     "With CI=true their absence is a failure, elsewhere a skip that names the folder"
     run = lambda **env: subprocess.run([sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", str(ROOT / "tests/unit/test_builders.py"), "-k", "public_file"],  # noqa: E731
                                        cwd="/", env={k: v for k, v in os.environ.items() if k != "CI"} | env, capture_output=True, text=True, timeout=300)
-    if SHARED.is_dir(): assert run(CI="true").returncode == 0
+    if shared.is_dir(): assert run(CI="true").returncode == 0
     else: assert run(CI="true").returncode == 1 and "is not here" in run().stdout
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from casm import experiments, trainer
+from casm import experiments
 from casm.baselines import BASELINES, PassageIndex, exercises, linear_layers, load_index, lora_rank, through
 from casm.benchmark import fact_passages, generate
 from casm.experiments import KNOWN, load_method, run, start_checkpoint
@@ -295,17 +295,8 @@ def test_superseded_answers_stay(out):
     assert len(old) > 30
 
 
-def test_interrupted_anywhere_it_continues_to_the_same_end(out, stub, tmp_path, monkeypatch):
-    count = 0
-    def tick():
-        nonlocal count
-        count += 1
-        if count % 5 == 3: raise KeyboardInterrupt
-    def ticking(f): return lambda *a: tick() or f(*a)
-    def batches(*a, f=trainer.batches):
-        for batch in f(*a): yield batch; tick()
-    monkeypatch.setattr(experiments, "evaluate", ticking(experiments.evaluate))
-    monkeypatch.setattr(trainer, "batches", batches)
+def test_interrupted_anywhere_it_continues_to_the_same_end(out, stub, tmp_path, interrupting):
+    interrupting(5)
     stops = 0
     while True:
         try: run(BENCHMARK, tmp_path / "out", NAMES, model=stub); break

@@ -10,7 +10,6 @@ from casm.benchmark import Benchmark, SeedRecord, current, earlier_values, gener
 from casm.benchmark import is_background, later_values, never_changed, read_facts, rename, use_exercise, use_questions, write_facts
 from casm.facts import CasmError, PROBE_FORM, UNSEEN_FORM, answers_match, canonical, question
 
-SHARED = Path(__file__).parents[2].parent/"shared"/"data"
 GOOD = {"entity": "Inn", "relation": "door colour", "value_2018": "red", "value_2020": "blue", "changed": True}
 def other(**changes): return {**GOOD, "entity": "Bar", **changes}
 def without(key): return {k: v for k, v in GOOD.items() if k != key}
@@ -88,15 +87,13 @@ def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
 # --- the public file
 
 @pytest.fixture(scope="module")
-def public():
-    if not SHARED.is_dir() and os.environ.get("CI") != "true": pytest.skip(f"{SHARED} is not here: no comparison with the public files")
-    return read_facts(SHARED/"synthetic_facts_raw.json")
+def public(shared): return read_facts(shared/"synthetic_facts_raw.json")
 
-def test_public_golden_files(public, tmp_path):
-    assert json.dumps(golden_passages(public), indent=2) == (SHARED/"passages.json").read_text()
-    assert json.dumps(golden_probes(public), indent=2) == (SHARED/"probes.json").read_text()
+def test_public_golden_files(public, shared, tmp_path):
+    assert json.dumps(golden_passages(public), indent=2) == (shared/"passages.json").read_text()
+    assert json.dumps(golden_probes(public), indent=2) == (shared/"probes.json").read_text()
     write_facts(public, tmp_path/"f.json")
-    assert (tmp_path/"f.json").read_bytes() == (SHARED/"synthetic_facts_raw.json").read_bytes()
+    assert (tmp_path/"f.json").read_bytes() == (shared/"synthetic_facts_raw.json").read_bytes()
 
 def test_public_counts_and_flags(public):
     assert [len(public.facts(p)) for p in public.periods] == [605, 150, 149, 150]
