@@ -59,7 +59,8 @@ class Ledger(Method):
         "Answer from this registry"
         self.registry, self.router = registry, default_router(registry)
 
-    gold_slot = CASM.gold_slot
+    gold_slot, stated = CASM.gold_slot, CASM.stated
+    logprobs = None                                                   # what it answers is not what its model alone would say
 
 # %% ../nbs/11_baselines.ipynb #a7034064
 def ledger_begin(method: Ledger, period: str, items: list[Item]) -> list[Item]:

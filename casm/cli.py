@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 
 from .benchmark import STREAMS, Benchmark, generate, never_changed, read_facts
 from .data_cli import add_data_commands
+from .eval_cli import add_eval
 from .datasets import read_records, read_texts
 from .facts import BACKGROUND_FORMS, CasmError, answers_match, canonical, is_document, question, relation_text, time_key
 
@@ -69,7 +70,8 @@ def run_command(args):
     out = Path(args.out or f"runs/{Path(args.facts or 'generated').stem}-{args.stream}")
     quiet()
     from casm import experiments
-    print(experiments.table(experiments.run(benchmark, out, args.methods, args.seeds, args.stream, model, background)))
+    experiments.run(benchmark, out, args.methods, args.seeds, args.stream, model, background)
+    print(experiments.printed(out))
     print(f"results: {out}")
 
 # %% ../nbs/50_cli.ipynb #e0b3829e
@@ -307,9 +309,9 @@ def demo_command(args):
     print(DEMO, flush=True)
     quiet()
     from casm import experiments
-    try: rows = experiments.run(benchmark, out)
+    try: experiments.run(benchmark, out)
     except CasmError as e: raise CasmError(f"{e}; or remove {out} and begin anew") from e
-    print(experiments.table(rows), LEGEND, sep="\n")
+    print(experiments.printed(out), LEGEND, sep="\n")
     print(invitation(out, benchmark))
     print(f"results: {out}")
 
@@ -423,6 +425,7 @@ def make_parser() -> Parser:
     commands = p.add_subparsers(title="commands", metavar="COMMAND")
     for add in (add_demo, add_learn, add_ask, add_ledger, add_run, add_train, add_warmup, add_pretrain_tiny): add(commands)
     add_data_commands(commands, command)
+    add_eval(commands, command)
     return p
 
 # %% ../nbs/50_cli.ipynb #9ee5ee19

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'KNOWN', 'START_VERSION', 'RUN_VERSION', 'COLUMNS', 'cache_folder', 'items_of', 'start_checkpoint', 'keep',
-           'run_one', 'background_probes', 'all_probes', 'write_predictions', 'read_lines', 'run', 'check_plan',
-           'facts_hash', 'table', 'figure', 'draw_matrix', 'draw_tradeoff', 'load_method']
+           'run_one', 'background_probes', 'all_probes', 'beside', 'after_all', 'write_predictions', 'read_lines',
+           'run', 'beside_rows', 'check_plan', 'facts_hash', 'table', 'aligned', 'interval_table', 'printed', 'figure',
+           'draw_matrix', 'draw_tradeoff', 'start_again', 'start_of', 'load_method']
 
 # %% ../nbs/30_experiments.ipynb #83d6a455
 import hashlib
@@ -24,7 +25,7 @@ from tqdm.auto import tqdm
 from .baselines import BASELINES
 from .benchmark import STREAMS, Benchmark, read_facts, write_facts
 from .checkpoint import RunFolder, check_run_folder, hash_tensors, write_json_atomic, write_text_atomic
-from .evaluation import evaluate, matrix, summarise
+from .evaluation import HEADLINES, across_seeds, bounds, differences, evaluate, margins, matrix, original_scores, summarise, under_oracle, with_oracle
 from .facts import PROBE_FORM, CasmError, Probe, question
 from .methods import Answer, Item, METHODS, Method, make_method, split_answer
 from .pretraining import LM, background_world, load_lm, pretrain_period_one, save_lm
@@ -87,7 +88,7 @@ def keep(lm: LM, folder: Path):
     finally: shutil.rmtree(beside, ignore_errors=True)
 
 # %% ../nbs/30_experiments.ipynb #b6d23757
-RUN_VERSION = 3  # to be raised whenever a method comes to learn, or is asked, otherwise under the same settings
+RUN_VERSION = 4  # to be raised whenever a method comes to learn, or is asked, otherwise under the same settings
 
 def run_one(
     name: str, seed: int, benchmark: Benchmark, stream: str,
@@ -100,9 +101,10 @@ def run_one(
     config = TrainConfig(**{**asdict(recipe), "seed": seed})
     periods = benchmark.periods
     def ask(method: Method, after: str):
-        predictions = evaluate(method, all_probes(benchmark, after), after, seed)
+        probes = all_probes(benchmark, after)
+        predictions = with_oracle(method, evaluate(method, probes, after, seed))
         write_predictions(folder / "periods" / after, predictions)
-        run.append("eval", {"event": "evaluation", "unit": after, "matrix": matrix(predictions).get(after, {})})
+        run.append("eval", {"event": "evaluation", "unit": after, "matrix": matrix(predictions).get(after, {}), **beside(method, benchmark, probes, after)})
     method = make_method(name, KNOWN, **settings)
     run = RunFolder(folder, {"version": RUN_VERSION, "method": name, "seed": seed, "stream": stream, "settings": settings, "train": asdict(config), "periods": list(periods),
                              "facts": facts_hash(benchmark), "model": start.name, "start": hash_tensors(start.model.state_dict())})
@@ -110,8 +112,8 @@ def run_one(
     train(method, start, todo, config, run, ask)
     text = "".join((folder / "periods" / p / "predictions.jsonl").read_text(encoding="utf-8") for p in periods)
     write_text_atomic(folder / "predictions.jsonl", text)
-    done = {e["unit"]: e for e in read_lines(folder / "metrics" / "events.jsonl")}
-    return {"method": name, "seed": seed, "stream": stream, **summarise([json.loads(x) for x in text.splitlines()], benchmark), **asdict(method.cost()),
+    done, asked = ({e["unit"]: e for e in read_lines(folder / "metrics" / f"{kind}.jsonl")} for kind in ("events", "eval"))
+    return {"method": name, "seed": seed, "stream": stream, **summarise([json.loads(x) for x in text.splitlines()], benchmark), **after_all(asked, periods), **asdict(method.cost()),
             "tokens_trained": sum(e["tokens"] for e in done.values()), "seconds": round(sum(e["seconds"] for e in done.values()), 2)}
 
 # %% ../nbs/30_experiments.ipynb #ee6738fc
@@ -124,6 +126,17 @@ def all_probes(benchmark: Benchmark, after: str) -> list[Probe]:
     "Everything that is asked after a period"
     told = benchmark.periods[:benchmark.periods.index(after) + 1]
     return [p for j in told for p in benchmark.probes(j, after)] + benchmark.side_probes(after) + background_probes(benchmark.periods[-1])
+
+# %% ../nbs/30_experiments.ipynb #2c6dc077
+def beside(method: Method, benchmark: Benchmark, probes: list[Probe], after: str) -> dict:
+    "What needs the model itself: perplexity of background sentences, `margins`, and the original's scores"
+    texts = [f"{p.question} {p.answer}." for p in probes if p.form == "background"]
+    return {"perplexity": method.perplexity(texts), **margins(method, benchmark, after), "original": original_scores(method, [p for p in probes if p.as_of == after and p.form == "probe"])}
+
+def after_all(asked: dict[str, dict], periods: tuple[str, ...]) -> dict:
+    "The same at the end of a run: the perplexity's rise over the start's, the margins after the last period, the original's scores after each"
+    first, last = asked[periods[0]], asked[periods[-1]]
+    return {"perplexity_drift": last["perplexity"] / first["perplexity"] - 1, **{k: last[k] for k in ("margin_current", "margin_past", "ahead_current", "ahead_past")}, "original": {t: asked[t]["original"] for t in periods}}
 
 # %% ../nbs/30_experiments.ipynb #bee037e1
 def write_predictions(folder: Path, predictions: list[dict]):
@@ -161,9 +174,25 @@ def run(
     rows = [run_one(m, s, benchmark, stream, start_checkpoint(benchmark, s, model, background), out / f"{m}-s{s}")
             for s in seeds for m in tqdm(methods, desc=f"seed {s}", unit="method")]
     write_text_atomic(out / "predictions.jsonl", "".join((out / f"{r['method']}-s{r['seed']}" / "predictions.jsonl").read_text(encoding="utf-8") for r in rows))
-    write_json_atomic(out / "results.json", {"rows": rows})
+    write_json_atomic(out / "results.json", {"rows": rows, **beside_rows(out, benchmark, rows, lambda: start_checkpoint(benchmark, seeds[0], model, background))})
     figure(rows, benchmark.periods).savefig(out / "results.png", dpi=150)
     return rows
+
+# %% ../nbs/30_experiments.ipynb #39909a4b
+def beside_rows(out: Path, benchmark: Benchmark, rows: list[dict], start) -> dict:
+    "`bounds`, kept in a file of their own for they are asked once, and `differences`; `start()` gives the start checkpoint"
+    path = out / "bounds.json"
+    if not path.exists():
+        frozen = make_method("frozen", KNOWN)
+        frozen.prepare(start())
+        write_json_atomic(path, {"rows": bounds(benchmark, frozen)})
+    said = {}
+    for r in rows: said.setdefault(r["method"], []).extend(read_lines(out / f"{r['method']}-s{r['seed']}" / "predictions.jsonl"))
+    perfect = {m: [p for p in ps if p["seed"] == rows[0]["seed"]] for m, ps in said.items() if "oracle" in ps[0]}
+    best = "casm" if "casm" in said else rows[0]["method"]
+    return {"bounds": [b for b in json.loads(path.read_text(encoding="utf-8"))["rows"] if b["method"] not in said] +
+                      [{"method": f"{m}, perfect routing", **summarise(under_oracle(ps), benchmark)} for m, ps in perfect.items()],
+            "differences": {f"{best} - {m}": differences(said[best], ps, benchmark) for m, ps in said.items() if m != best}}
 
 # %% ../nbs/30_experiments.ipynb #2a29f345
 def check_plan(methods: list[str], seeds: list[int], stream: str):
@@ -181,18 +210,36 @@ def facts_hash(benchmark: Benchmark) -> str:
 # %% ../nbs/30_experiments.ipynb #3833ed93
 COLUMNS = (("method", "method", "{}"), ("seed", "seed", "{}"), ("plasticity", "plasticity", "{:.3f}"), ("stability", "stability", "{:.3f}"),
            ("stability_never_changed", "never ch.", "{:.3f}"), ("history", "history", "{:.3f}"), ("stale_rate", "stale", "{:.3f}"), ("leak_rate", "leak", "{:.3f}"),
-           ("undated", "undated", "{:.3f}"), ("between", "between", "{:.3f}"), ("locality_neighbour", "neighb.", "{:.3f}"), ("locality_background", "backgr.", "{:.3f}"),
+           ("contradiction_accuracy", "contrad.", "{:.3f}"), ("undated", "undated", "{:.3f}"), ("between", "between", "{:.3f}"), ("locality_neighbour", "neighb.", "{:.3f}"), ("locality_background", "backgr.", "{:.3f}"), ("perplexity_drift", "ppl drift", "{:+.1%}"),
            ("token_f1", "F1", "{:.3f}"), ("route_hit_rate", "route hit", "{:.3f}"), ("route_abstention", "abstain", "{:.3f}"),
            ("params_per_step", "params/step", "{:,}"), ("bytes_stored", "stored MB", "{:.2f}"), ("seconds", "train s", "{:.0f}"))
 
 def table(rows: list[dict]) -> str:
     "The rows of results.json as plain text, one line each"
     def cell(row, key, form):
-        v = row[key]
+        v = row.get(key)                                              # a bound costs nothing and has no seed
         return "–" if v is None else form.format(v / 1e6 if key == "bytes_stored" else v)
-    lines = [[title for _, title, _ in COLUMNS]] + [[cell(r, key, form) for key, _, form in COLUMNS] for r in rows]
-    widths = [max(len(x[i]) for x in lines) for i in range(len(COLUMNS))]
+    return aligned([[title for _, title, _ in COLUMNS]] + [[cell(r, key, form) for key, _, form in COLUMNS] for r in rows])
+
+def aligned(lines: list[list[str]]) -> str:
+    "Cells in columns, the first to the left"
+    widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(x.ljust(w) if i == 0 else x.rjust(w) for i, (x, w) in enumerate(zip(line, widths))) for line in lines)
+
+# %% ../nbs/30_experiments.ipynb #6b737491
+def interval_table(results: dict) -> str:
+    "95 % intervals of the headline numbers: over the records with one seed, over the seeds with several; and those of the differences"
+    def cell(x): return "–" if x is None else f"{x[0]:.3f} [{x[1]:.3f}, {x[2]:.3f}]"
+    of = {}
+    for r in results["rows"]: of.setdefault(r["method"], []).append(r)
+    lines = [["95 % intervals", *HEADLINES]]
+    lines += [[m, *(cell(rs[0]["intervals"][k] if len(rs) == 1 else across_seeds([r[k] for r in rs])) for k in HEADLINES)] for m, rs in of.items()]
+    return aligned(lines + [[m, *(cell(x[k]) for k in HEADLINES)] for m, x in results["differences"].items()])
+
+def printed(out: str | Path) -> str:
+    "The tables of a finished experiment folder"
+    results = json.loads((Path(out) / "results.json").read_text(encoding="utf-8"))
+    return f"{table(results['rows'] + results['bounds'])}\n\n{interval_table(results)}"
 
 # %% ../nbs/30_experiments.ipynb #28f3be0f
 def figure(rows: list[dict], periods: tuple[str, ...]):
@@ -236,6 +283,19 @@ def draw_tradeoff(axes, rows: list[dict], names: list[str]):
     axes[0].legend(frameon=False, loc="lower left")
 
 # %% ../nbs/30_experiments.ipynb #93cc16c0
+def start_again(out: Path, plan: dict, seed: int) -> LM:
+    "The start checkpoint of an experiment's seed"
+    background = json.loads((out / "background.json").read_text(encoding="utf-8")) if plan["background"] else None
+    return start_checkpoint(read_facts(out / "facts.json"), seed, None if plan["model"] == "tiny" else plan["model"], background)
+
+def start_of(out: str | Path, seed: int | None = None) -> tuple[Method, int]:
+    "What every method of an experiment folder began with, and the seed, the first unless named"
+    plan = RunFolder(Path(out)).manifest
+    seed = plan["seeds"][0] if seed is None else seed
+    frozen = make_method("frozen", KNOWN)
+    frozen.prepare(start_again(Path(out), plan, seed))
+    return frozen, seed
+
 def load_method(out: str | Path, name: str | None = None, seed: int | None = None) -> Method:
     "The trained method of an experiment folder (casm and the first seed, unless named). Raises `CasmError` when the folder holds no such run."
     out = Path(out)
@@ -249,9 +309,7 @@ def load_method(out: str | Path, name: str | None = None, seed: int | None = Non
     run = RunFolder(folder) if (folder / "run_manifest.json").exists() else None
     saved = run and run.load_latest()
     if saved is None: raise CasmError(f"{out} holds no checkpoint of {name} with seed {seed}; it was run with {', '.join(plan['methods'])} and seeds {plan['seeds']}")
-    method = make_method(name, KNOWN, **plan["recipes"][name][0])
-    background = json.loads((out / "background.json").read_text(encoding="utf-8")) if plan["background"] else None
-    start = start_checkpoint(read_facts(out / "facts.json"), seed, None if plan["model"] == "tiny" else plan["model"], background)
+    method, start = make_method(name, KNOWN, **plan["recipes"][name][0]), start_again(out, plan, seed)
     if hash_tensors(start.model.state_dict()) != run.manifest["start"]:
         raise CasmError(f"{folder} was trained from another start checkpoint, which is no longer in {cache_folder()}; run it again into another --out")
     method.prepare(start)

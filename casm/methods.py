@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['ROW_OPTIMIZERS', 'METHODS', 'Item', 'Answer', 'split_answer', 'Method', 'tensors_of', 'count_tokens', 'prompts_plain',
-           'answer_plain', 'logprobs', 'Cost', 'trained_tensors', 'plain_state', 'check_method', 'check_tensors',
-           'load_plain', 'plain_cost', 'FullFT', 'LoRA', 'SMF', 'smf_loss', 'smf_begin_step', 'smf_prompts',
-           'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes', 'set_bank', 'CASM', 'casm_begin', 'slot_rows',
-           'casm_loss', 'casm_end', 'aim', 'casm_read', 'casm_answer', 'casm_tensors', 'casm_state', 'casm_load',
-           'casm_cost', 'make_method']
+           'continuations', 'answer_plain', 'logprobs', 'perplexity', 'Cost', 'trained_tensors', 'plain_state',
+           'check_method', 'check_tensors', 'load_plain', 'plain_cost', 'FullFT', 'LoRA', 'SMF', 'smf_loss',
+           'smf_begin_step', 'smf_prompts', 'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes', 'set_bank', 'CASM',
+           'casm_begin', 'slot_rows', 'casm_loss', 'casm_end', 'aim', 'casm_read', 'casm_answer', 'casm_answer_through',
+           'casm_tensors', 'casm_state', 'casm_load', 'casm_cost', 'make_method']
 
 # %% ../nbs/10_methods.ipynb #84097154
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,13 +20,14 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from .adapter import add_slots, casm_layer, encode, memory_of, reading, slot_bank
+from .benchmark import times_stated
 from .checkpoint import State, hash_tensors
-from .facts import CasmError, Fact, Probe, dated, document
+from .facts import CasmError, Fact, Probe, answers_match, canonical, dated, document, is_document
 from .generation import answer_logprob, answer_of, generate
 from .memory import Access, lookup_hash, watching
 from .pretraining import LM, accesses, make_batch
 from .ranker import SCORES, count_rows, score_rows, select_rows, sum_counts, top_t
-from .registry import Outcome, Registry
+from .registry import Outcome, Record, Registry
 from .router import Route, default_router, opened, time_scope
 from .slots import RowAdamW, RowSGD, SlotBank, commit, from_flat, open_slots, select, slot_bytes, to_flat, write_back
 
@@ -103,16 +105,28 @@ def prompts_plain(method: Method, questions: list[str], as_of: list[str | None])
     now = method.periods[-1] if method.periods else None
     return [dated(q, time_scope(q, t, now)) for q, t in zip(questions, as_of)], None
 
+def continuations(method: Method, questions: list[str], as_of: list[str | None], max_new_tokens: int = 32) -> list[str]:
+    "Greedy continuations of the questions, each read as the method would read it"
+    prompts, slots = method.prompts(questions, as_of)
+    return generate(method.lm.model, method.lm.tokenizer, prompts, slots, max_new_tokens, progress=f"{method.name} answers")
+
 def answer_plain(method: Method, questions: list[str], as_of: list[str | None]) -> list[Answer]:
     "Greedy answers, whatever the question through the same weights"
-    prompts, slots = method.prompts(questions, as_of)
-    return [Answer(answer_of(a)) for a in generate(method.lm.model, method.lm.tokenizer, prompts, slots, progress=f"{method.name} answers")]
+    return [Answer(answer_of(t)) for t in method.continuations(questions, as_of)]
 
 def logprobs(method: Method, questions: list[str], as_of: list[str | None], answers: list[str]) -> list[float]:
     "Natural log-probability of a given answer to each question, read as the method would read the question"
     prompts, slots = method.prompts(questions, as_of)
     return answer_logprob(method.lm.model, method.lm.tokenizer, prompts, [f" {a}" for a in answers], slots)
 
+def perplexity(method: Method, texts: list[str]) -> float:
+    "Perplexity of texts of two words or more, each read through the slot, if any, that it would get as a question; its first word is given"
+    heads = [t.split()[0] for t in texts]
+    tokens = sum(len(x) - len(h) for x, h in zip(encode(method.lm.tokenizer, texts), encode(method.lm.tokenizer, heads)))
+    nats = answer_logprob(method.lm.model, method.lm.tokenizer, heads, [t[len(h):] for t, h in zip(texts, heads)], method.prompts(texts, [None] * len(texts))[1])
+    return math.exp(min(700., -sum(nats) / tokens))
+
+Method.continuations, Method.perplexity = continuations, perplexity
 Method.batch, Method.prompts, Method.answer, Method.logprobs, Method.count_tokens = tensors_of, prompts_plain, answer_plain, logprobs, count_tokens
 
 # %% ../nbs/10_methods.ipynb #e5f1a280
@@ -295,8 +309,17 @@ class CASM(Method):
     def parameters(self): return [self.bank.param]
 
     def gold_slot(self, probe: Probe) -> int | None:
-        record = self.registry.get(probe.subject, probe.relation, probe.as_of)
+        "The slot of the probe's fact, else of a passage that states it"
+        record = self.registry.get(probe.subject, probe.relation, probe.as_of) or self.stated(probe)
+        if record and probe.form == "former": record = next((r for r in reversed(self.registry.history(probe.subject, probe.relation)) if answers_match(r.value, probe.answer)), None)
         return record.slot if record else None
+
+    def stated(self, probe: Probe) -> Record | None:
+        "The first passage in force that says the probe's answer of its subject"
+        passages = [k for k in self.registry.keys() if is_document((canonical(k[1]), canonical(k[2])))] if probe.answer is not None else []
+        held = (self.registry.get(s, r, probe.as_of) for _, s, r in passages)
+        fact = passages and Fact(probe.subject, probe.relation, probe.answer, probe.as_of or self.registry.now())
+        return next((h for h in held if h and times_stated(h.value, fact)), None)
 
     def plan(self, facts: list[Fact]) -> list[Outcome]:
         "What recording `facts` would do"
@@ -361,7 +384,11 @@ def casm_answer(method: CASM, questions: list[str], as_of: list[str | None]) -> 
     "Route each question on its text and date alone, then decode through the slot that was chosen"
     return method.read(questions, method.router.route(questions, as_of))
 
-CASM.read = casm_read
+def casm_answer_through(method: CASM, questions: list[str], as_of: list[str | None], slots: list[int | None]) -> list[Answer]:
+    "Answers through given slots (None: none), whatever the router would say of the question: what perfect routing would give"
+    return method.read(questions, [r._replace(slot=s, also=None) for r, s in zip(method.router.route(questions, as_of), slots)])
+
+CASM.read, CASM.answer_through = casm_read, casm_answer_through
 CASM.prompts = lambda method, questions, as_of: aim(questions, method.router.route(questions, as_of))
 CASM.begin_period, CASM.loss, CASM.end_period, CASM.answer = casm_begin, casm_loss, casm_end, casm_answer
 
