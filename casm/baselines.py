@@ -24,11 +24,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from .adapter import encode, memory_of
+from .adapter import memory_of
 from .benchmark import fact_passages
 from .checkpoint import State, hash_tensors
 from .facts import BACKGROUND_FORMS, CasmError, Fact, answers_match, contains, dated, normalize_answer, question
-from .generation import answer_of, equal_lengths, generate
+from .generation import answer_of, generate
 from .methods import Answer, CASM, Cost, Item, Method, check_method, check_tensors, load_plain, split_answer, tensors_of
 from .pretraining import LM, YEARS, background_world
 from .registry import Registry
@@ -454,12 +454,9 @@ def lora_slots_end(method: LoRASlots):
 # %% ../nbs/11_baselines.ipynb #4d1da1a2
 def lora_slots_answer(method: LoRASlots, questions: list[str], as_of: list[str | None]) -> list[Answer]:
     "Route each question as casm does, then decode through the LoRA that was chosen"
-    routes, layers, tokenizer = method.router.route(questions, as_of), list(method.layers.values()), method.lm.tokenizer
-    prompts = [dated(q, r.as_of) for q, r in zip(questions, routes)]
-    texts = [""] * len(prompts)
-    for batch in equal_lengths(encode(tokenizer, prompts), 128):     # the batches `generate` itself would make
-        with through(layers, [(*opened(routes[i]), -1, -1)[:2] for i in batch]): said = generate(method.lm.model, tokenizer, [prompts[i] for i in batch])
-        for i, text in zip(batch, said): texts[i] = text
+    routes, layers = method.router.route(questions, as_of), list(method.layers.values())
+    within = lambda batch: through(layers, [(*opened(routes[i]), -1, -1)[:2] for i in batch])  # noqa: E731
+    texts = generate(method.lm.model, method.lm.tokenizer, [dated(q, r.as_of) for q, r in zip(questions, routes)], progress=f"{method.name} answers", within=within)
     return [Answer(answer_of(t), r.slot, r.score) for t, r in zip(texts, routes)]
 
 # %% ../nbs/11_baselines.ipynb #114fb84e
