@@ -87,7 +87,7 @@ def resumed(path: str | Path, method, probes: list[Probe], after: str, seed: int
     path = Path(path)
     if not path.exists(): return []
     data = path.read_bytes()
-    lines = data[:data.rfind(b"\n") + 1].decode("utf-8").splitlines()
+    lines = data.decode("utf-8", "ignore").split("\n")[:-1]            # not splitlines(): a value may hold another kind of line break
     if len(lines) > len(probes): raise CasmError(f"{path}: holds {len(lines)} predictions for {len(probes)} probes; give another place")
     done = [json.loads(x) for x in lines]
     for n, (d, p) in enumerate(zip(done, probes), 1):
@@ -141,13 +141,13 @@ def wrong_time(predictions: list[dict], benchmark: Benchmark, form: str = "probe
         if p["form"] != form or p["correct"] is None or p["after"] == benchmark.periods[0]: continue
         record, now, key = of[p["subject"], p["relation"]], p["after"], (p["after"], p["as_of"], p["subject"], p["relation"])
         current = p["as_of"] in (now, None)
-        others = earlier_values(record, now) if current else [v for v in later_values(record, p["as_of"]) if v in told(record, now)]
+        others = earlier_values(record, now) if current else [v for v in later_values(record, p["as_of"]) if v in told(record, p["as_of"], now)]
         if others: (stale if current else leak)[key] = any(answers_match(p["answer"], v) for v in others)
     return {"stale_rate": mean(list(map(float, stale.values()))), "leak_rate": mean(list(map(float, leak.values())))}
 
-def told(record: SeedRecord, period: str) -> list[str]:
-    "The values a record has had up to and in a period"
-    return [v for t, v in record.values.items() if time_key(t) <= time_key(period)]
+def told(record: SeedRecord, after: str, until: str) -> list[str]:
+    "The values of a record in the periods after one moment, up to and in another: a value to come is none, though it may have been there before"
+    return [v for t, v in record.values.items() if time_key(after) < time_key(t) <= time_key(until)]
 
 # %% ../nbs/23_evaluation.ipynb #1e035536
 def contradiction_accuracy(predictions: list[dict], benchmark: Benchmark) -> float | None:

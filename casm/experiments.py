@@ -110,10 +110,9 @@ def run_one(
                              "facts": facts_hash(benchmark), "model": start.name, "start": hash_tensors(start.model.state_dict())})
     todo = [(p, items_of(benchmark, p, stream)) for p in periods[1:]]
     train(method, start, todo, config, run, ask)
-    text = "".join((folder / "periods" / p / "predictions.jsonl").read_text(encoding="utf-8") for p in periods)
-    write_text_atomic(folder / "predictions.jsonl", text)
+    write_text_atomic(folder / "predictions.jsonl", "".join((folder / "periods" / p / "predictions.jsonl").read_text(encoding="utf-8") for p in periods))
     done, asked = ({e["unit"]: e for e in read_lines(folder / "metrics" / f"{kind}.jsonl")} for kind in ("events", "eval"))
-    return {"method": name, "seed": seed, "stream": stream, **summarise([json.loads(x) for x in text.splitlines()], benchmark), **after_all(asked, periods), **asdict(method.cost()),
+    return {"method": name, "seed": seed, "stream": stream, **summarise(read_lines(folder / "predictions.jsonl"), benchmark), **after_all(asked, periods), **asdict(method.cost()),
             "tokens_trained": sum(e["tokens"] for e in done.values()), "seconds": round(sum(e["seconds"] for e in done.values()), 2)}
 
 # %% ../nbs/30_experiments.ipynb #ee6738fc
@@ -147,7 +146,7 @@ def write_predictions(folder: Path, predictions: list[dict]):
 
 def read_lines(path: Path) -> list[dict]:
     "The objects of a JSON-lines file"
-    return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as f: return [json.loads(x) for x in f]
 
 # %% ../nbs/30_experiments.ipynb #93b120e2
 def run(
