@@ -46,7 +46,7 @@ def score(doc: dict, results: list[str]) -> dict[str, float]:
 def read_docs(path: Path):
     "The questions of a task, as the `datasets` that comes with lm_eval holds them"
     from datasets import Dataset, DatasetDict
-    return DatasetDict(test=Dataset.from_list([json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()]))
+    with path.open(encoding="utf-8") as f: return DatasetDict(test=Dataset.from_list([json.loads(x) for x in f]))
 
 # %% ../nbs/24_lm_eval.ipynb #6ad83336
 TASK = """\
@@ -170,6 +170,7 @@ def cut(text: str, settings: dict) -> str:
 def register() -> type:
     "The class behind `--model casm`, made known to lm_eval"
     harness()
+    import lm_eval.models  # noqa: F401    (lm_eval fills its list of models only when it finds it empty)
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
     text = lambda x: None if x is None else str(x)  # noqa: E731    (lm_eval reads 2018 as a number)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import lm_eval
 import pytest
+from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
 from casm import cli, experiments, generation, methods
 from casm.benchmark import generate, write_facts
 from casm.evaluation import evaluate
 from casm.experiments import all_probes, load_method, run
-from casm.facts import CasmError, PROBE_FORM, Probe, question
+from casm.facts import CasmError, PROBE_FORM, question
 from casm.lm_eval import Answerer, export_tasks, register, task_name
 from casm.temporal_lm import TemporalLM
 
@@ -30,9 +31,9 @@ def whole_answers(quick_module):
 def out(cache, tmp_path_factory, whole_answers):
     "A finished run of the tiny model; casm is trained long enough to be right here and there"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(experiments.RECIPES, "casm", ({"rows": 96}, replace(experiments.RECIPES["casm"][1], min_steps=48, weight_decay=0.)))
+        patch.setitem(experiments.RECIPES, "casm", ({"rows": 96}, replace(experiments.RECIPES["casm"][1], min_steps=32, weight_decay=0.)))
         folder = tmp_path_factory.mktemp("runs") / "out"
-        run(BENCHMARK, folder, ["lora", "casm", "copy"])
+        run(BENCHMARK, folder, ["frozen", "casm", "copy"])
     return folder
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,9 @@ def tasks(tmp_path_factory, quick_module):
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
+    "No network, and not the index of the harness's own tasks, which takes ten seconds"
+    init = TaskManager.__init__
+    monkeypatch.setattr(TaskManager, "__init__", lambda self, *a, **k: init(self, *a, **k | {"include_defaults": False}))
     def refuse(*a): raise AssertionError(f"a connection to {a[1:]}")
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -51,7 +55,7 @@ def offline(monkeypatch):
 def asked(tasks, model_args, names=("casm",)):
     "(accuracy, answers in order) of each task, as lm_eval says"
     register()
-    found = lm_eval.simple_evaluate("casm", model_args, list(names), task_manager=TaskManager(include_path=str(tasks), include_defaults=False), bootstrap_iters=0)
+    found = lm_eval.simple_evaluate("casm", model_args, list(names), task_manager=TaskManager(include_path=str(tasks)), bootstrap_iters=0)
     said = {k: [s["resps"][0][0] for s in sorted(v, key=lambda s: s["doc_id"])] for k, v in found["samples"].items()}
     return {k: (v["acc,none"], said[k]) for k, v in found["results"].items() if k in said}
 
@@ -63,13 +67,13 @@ def ours(method, after="2024"):
     return {k: (sum(p["correct"] for p in v) / len(v), [p["answer"] for p in v]) for k, v in found.items()}
 
 
-@pytest.mark.parametrize("name", ["lora", "casm", "copy"])
+@pytest.mark.parametrize("name", ["frozen", "casm", "copy"])
 def test_the_same_accuracy(out, tasks, name):
     theirs, mine = asked(tasks, f"run={out},method={name},seed=0"), ours(load_method(out, name))
     assert theirs == mine
     assert {"casm_changed", "casm_unchanged", "casm_superseded", "casm_undated", "casm_between", "casm_changed_unseen", "casm_superseded_former", "casm_unchanged_background"} <= theirs.keys()
     if name == "copy": assert all(theirs[k][0] == 1 for k in ("casm_changed", "casm_superseded", "casm_undated", "casm_between", "casm_superseded_former"))
-    if name == "casm": assert theirs["casm_changed"][0] > .3 and len({a for _, a in theirs.values()}) > 1
+    if name == "casm": assert theirs["casm_changed"][0] > ours(load_method(out, "frozen"))["casm_changed"][0] + .2
 
 
 def test_the_command(out, tasks, tmp_path, capsys, monkeypatch):
@@ -105,7 +109,7 @@ def test_a_memory(tasks, tmp_path):
         assert old.answer([q], [None]) == [lm.ask(q, "2018")] and old.answer([q], ["2024"]) == [lm.ask(q, "2024")]
 
 
-@pytest.mark.parametrize("name", ["lora", "casm", "copy"])
+@pytest.mark.parametrize("name", ["frozen", "casm", "copy"])
 def test_the_models_date(out, name):
     "as_of is the date of questions without one, for methods with a router and without"
     record = next(r for r in BENCHMARK.records if r.values["2018"] != r.values["2024"])
@@ -134,7 +138,7 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
     method = load_method(out)
     lp = [method.logprobs([q] * 2, [t] * 2, values) for t in ("2018", "2024")]
     register()
-    found = lm_eval.simple_evaluate("casm", f"run={out}", ["pick"], task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False), bootstrap_iters=0)
+    found = lm_eval.simple_evaluate("casm", f"run={out}", ["pick"], task_manager=TaskManager(include_path=str(tmp_path)), bootstrap_iters=0)
     assert [float(r[0][0]) for s in found["samples"]["pick"] for r in s["resps"]] == pytest.approx(sum(lp, []), abs=1e-4)
     assert found["results"]["pick"]["acc,none"] == sum(max(range(2), key=p.__getitem__) == i for i, p in enumerate(lp)) / 2
     with pytest.raises(CasmError, match="copy does not answer from its weights"): Answerer(run=str(out), method="copy").likelihoods([q], [" 1"], [None])
@@ -142,22 +146,31 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 
 def test_dates_stay_texts(tmp_path):
     "Values and periods that look like days are read as they were written, and a folder of tasks may be moved"
-    records = [replace(r, values={f"{t}-06-01": f"{t}-0{i + 1}-01" for t in BENCHMARK.periods}) for i, r in enumerate(BENCHMARK.records)]
+    records = [replace(r, entity=f"{r.entity}\u2028{r.entity}", values={f"{t}-06-01": f"{t}-0{i + 1}-01" for t in BENCHMARK.periods}) for i, r in enumerate(BENCHMARK.records)]
     export_tasks(replace(BENCHMARK, periods=tuple(records[0].values), records=tuple(records)), tmp_path / "first")
     shutil.move(tmp_path / "first", tmp_path / "second")
-    task = TaskManager(include_path=str(tmp_path / "second"), include_defaults=False).load(["casm_changed"])["tasks"]["casm_changed"]
-    lines = [json.loads(x) for x in (tmp_path / "second" / "casm_changed.jsonl").read_text().splitlines()]
-    assert [dict(d) for d in task.eval_docs] == lines and lines[0]["as_of"] == "2018-06-01" and lines[0]["answer"] == "2018-01-01"
+    task = TaskManager(include_path=str(tmp_path / "second")).load(["casm_changed"])["tasks"]["casm_changed"]
+    lines = [json.loads(x) for x in (tmp_path / "second" / "casm_changed.jsonl").open(encoding="utf-8")]
+    assert [dict(d) for d in task.eval_docs] == lines and lines[0]["as_of"] == "2018-06-01" and lines[0]["answer"] == "2018-01-01" and "\u2028" in lines[0]["prompt"]
 
 
-def test_a_year_in_the_question(out):
-    "Where the question itself names a year, the prompt has no other, and the document's date still decides"
-    probe = Probe("The mayor in 1950 of Wreisk is", "Ann", "Wreisk", "mayor in 1950", "2018", "changed", "probe")
-    from casm.facts import dated
-    assert dated(probe.question, probe.as_of) == probe.question
-    method = load_method(out)
-    a = Answerer(run=str(out)).method.router.route([probe.question], [probe.as_of])
-    assert a == method.router.route([probe.question], ["2018"]) and a[0].as_of == "2018"
+def test_the_documents_date_decides(out):
+    "It goes before the one in the words, may be a number as YAML and JSON have it, and need not be there"
+    record = next(r for r in BENCHMARK.records if r.values["2018"] != r.values["2024"])
+    text, lm = f"[2024] {question(PROBE_FORM, record.entity, record.relation)}", register()(run=out, method="copy")
+    ask = lambda doc: lm.generate_until([Instance("generate_until", doc, (text, {"until": ["\n"]}), 0)])  # noqa: E731
+    assert ask({"as_of": "2018"}) == ask({"as_of": 2018}) == [record.values["2018"]]
+    assert ask({"as_of": None}) == ask({}) == [record.values["2024"]]
+    with pytest.raises(CasmError, match="'soon'"): ask({"as_of": "soon"})
+    with pytest.raises(CasmError, match="one line"): lm.generate_until([Instance("generate_until", {}, (text, {"until": ["</s>"]}), 0)])
+    with pytest.raises(CasmError, match="running text"): lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)])
+    assert lm.generate_until([]) == []
+
+
+def test_other_models(tasks):
+    "The tasks need nothing of casm's model: the harness's own dummy gets nothing right"
+    found = lm_eval.simple_evaluate("dummy", "", ["casm"], task_manager=TaskManager(include_path=str(tasks)), bootstrap_iters=0, limit=3)
+    assert {v["acc,none"] for k, v in found["results"].items() if k != "casm"} == {0} and len(found["samples"]) == len(list(tasks.glob("*.yaml")))
 
 
 @pytest.mark.parametrize("line, says", [
@@ -171,8 +184,6 @@ def test_a_year_in_the_question(out):
     ("lm-eval run {tasks} --model_args run={out},as_of=soon", "'soon'"),
     ("lm-eval run {tasks} --model_args run={out} --gen_kwargs do_sample=True,temperature=1.0", "decodes greedily")])
 def test_bad_input_is_one_line(out, tasks, tmp_path, capsys, monkeypatch, line, says):
-    init = TaskManager.__init__                                       # the index of the harness's own tasks takes ten seconds
-    monkeypatch.setattr(TaskManager, "__init__", lambda self, *a, **k: init(self, *a, **k | {"include_defaults": False}))
     monkeypatch.setenv("LMEVAL_LOG_LEVEL", "ERROR")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
