@@ -7,9 +7,9 @@ __all__ = ['DEMO_FACTS', 'DEMO', 'LEGEND', 'MODEL_FILES', 'Parser', 'facts_of', 
            'run_command', 'names', 'numbers', 'add_run', 'add_data', 'command', 'train_command', 'check_folder',
            'add_train', 'ask_command', 'ask_memory', 'reason', 'add_ask', 'opened', 'learn_command', 'begun',
            'told_learnt', 'unlike', 'named', 'add_learn', 'add_folder', 'history_command', 'diff_command',
-           'undo_command', 'export_command', 'add_ledger', 'demo_command', 'invitation', 'known', 'add_demo',
-           'check_out', 'pretrain_tiny_command', 'add_pretrain_tiny', 'warmup_command', 'told', 'add_warmup',
-           'add_memory', 'make_parser', 'main']
+           'undo_command', 'export_command', 'add_ledger', 'export_lm_eval_command', 'lm_eval_command', 'add_lm_eval',
+           'demo_command', 'invitation', 'known', 'add_demo', 'check_out', 'pretrain_tiny_command', 'add_pretrain_tiny',
+           'warmup_command', 'told', 'add_warmup', 'add_memory', 'make_parser', 'main']
 
 # %% ../nbs/50_cli.ipynb #00f9e985
 import argparse
@@ -293,6 +293,31 @@ def add_ledger(commands):
     add_folder(p)
     p.add_argument("--out", required=True, metavar="FILE", help="file for the ledger")
 
+# %% ../nbs/50_cli.ipynb #0e055283
+def export_lm_eval_command(args):
+    "Write the questions of a facts file as tasks"
+    from casm.lm_eval import export_tasks
+    benchmark = facts_of(args.facts)
+    for name, n in export_tasks(benchmark, args.folder, args.after).items(): print(f"{name}: {n:,} questions")
+    print(f"results: {args.folder}")
+
+def lm_eval_command(args):
+    "Be lm_eval, with casm among its models"
+    from casm.lm_eval import run_harness
+    quiet()
+    run_harness([args.do, *args.rest])
+
+def add_lm_eval(commands):
+    p = command(commands, "export-lm-eval", export_lm_eval_command, "write a benchmark's questions as tasks of the lm-evaluation-harness",
+                "casm export-lm-eval tasks --facts facts.json", stopped="nothing was written")
+    p.add_argument("folder", metavar="DIR", help="a new folder for the tasks, for lm_eval's --include_path")
+    p.add_argument("--facts", metavar="FILE", help="JSON list of records with entity, relation and value_YEAR… (default: 605 generated facts)")
+    p.add_argument("--after", metavar="PERIOD", help="the last period that the model has learnt (default: the last there is)")
+    p = command(commands, "lm-eval", lm_eval_command, "the lm-evaluation-harness, with casm among its models",
+                "casm lm-eval run --include_path tasks --tasks casm --model casm --model_args run=runs/mine", stopped="nothing was changed")
+    p.add_argument("do", choices=("run", "ls", "validate"), help="what lm_eval is to do")
+    p.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its flags: casm lm-eval run --help lists them")
+
 # %% ../nbs/50_cli.ipynb #8b43c21b
 DEMO_FACTS = 48
 DEMO = f"""\
@@ -423,7 +448,7 @@ def make_parser() -> Parser:
     p = Parser(prog="casm", description="Versioned sparse memory for language models: learn new facts, keep the old ones, ask as of any date.",
                epilog="example:\n  casm demo\n\ncasm COMMAND --help says more about a command.")
     commands = p.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (add_demo, add_learn, add_ask, add_ledger, add_run, add_train, add_warmup, add_pretrain_tiny): add(commands)
+    for add in (add_demo, add_learn, add_ask, add_ledger, add_run, add_train, add_lm_eval, add_warmup, add_pretrain_tiny): add(commands)
     add_data_commands(commands, command)
     add_eval(commands, command)
     return p

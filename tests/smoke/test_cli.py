@@ -7,7 +7,7 @@ import pytest
 from casm.benchmark import generate, write_facts
 
 CASM = str(Path(sys.executable).with_name("casm"))
-COMMANDS = ("demo", "learn", "ask", "history", "diff", "undo", "export", "run", "train", "warmup", "pretrain-tiny")
+COMMANDS = ("demo", "learn", "ask", "history", "diff", "undo", "export", "run", "train", "export-lm-eval", "lm-eval", "warmup", "pretrain-tiny")
 FACTS = generate(6, seed=5, periods=("2018", "2021", "2024"))
 GOOD = {"entity": "Inn", "relation": "door colour", "value_2018": "red", "value_2020": "blue", "changed": True}
 
@@ -25,7 +25,7 @@ def test_help_shows_an_example(command):
 
 
 def test_help_lists_every_command_and_waits_for_nothing_heavy():
-    code = "import sys\nfrom casm.cli import main\nassert main(['--help']) == 0\nassert not {'torch', 'transformers', 'peft'} & sys.modules.keys()"
+    code = "import sys\nfrom casm.cli import main\nassert main(['--help']) == 0\nassert not {'torch', 'transformers', 'peft', 'lm_eval'} & sys.modules.keys()"
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert got.returncode == 0 and all(f"\n    {c}" in got.stdout for c in COMMANDS), got.stderr
 
