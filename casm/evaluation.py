@@ -218,7 +218,8 @@ def original_scores(method, probes: list[Probe]) -> dict[str, float | None]:
     alone = getattr(method, "logprobs", None) is not None              # else no text of the model's is its answer
     texts = method.continuations(*asked, max_new_tokens=8) if alone else [a.text for a in method.answer(*asked)]
     right = {k: [float(is_inside(t, p.answer)) for p, t in zip(mine, texts) if p.kind == k] for k in ("changed", "unchanged")}
-    return {"plasticity": mean(right["changed"]), "stability": mean(right["unchanged"]), "token_f1": mean([original_f1(t, p.answer) for p, t in zip(mine, texts) if p.kind == "changed"])}
+    f1 = mean([mean([original_f1(t, p.answer) for p, t in zip(mine, texts) if p.kind == k]) for k in ("changed", "unchanged")])
+    return {"plasticity": mean(right["changed"]), "stability": mean(right["unchanged"]), "token_f1": f1}
 
 # %% ../nbs/23_evaluation.ipynb #840cdfa2
 def margins(method, benchmark: Benchmark, after: str) -> dict[str, float | None]:
