@@ -9,12 +9,12 @@ __all__ = ['STREAMS', 'ONSETS', 'NUCLEI', 'CODAS', 'BACKGROUND_SYLLABLES', 'DOMA
            'later_values', 'never_changed', 'Benchmark', 'check_periods', 'check_record', 'read_facts', 'line_of',
            'load_json', 'read_record', 'written', 'write_facts', 'write_records', 'period_facts', 'changes',
            'fact_passages', 'period_probes', 'golden_passages', 'times_stated', 'check_stated', 'golden_probes',
-           'redistribute', 'augmentation_prompts', 'augmentation_text', 'prompt_files', 'is_background', 'invent_word',
-           'Relation', 'relations', 'invent_value', 'generate', 'generate_chains', 'several_values', 'nth_word',
-           'stream', 'rename', 'undated_probes', 'former_probes', 'formerly', 'ahead_probes', 'between_probes',
-           'stray_probes', 'thesaurus', 'HardQuestion', 'misspell', 'invent_aliases', 'add_twins', 'hard_questions',
-           'fit_questions', 'UseQuestion', 'use_exercise', 'use_questions', 'Preset', 'Recipe', 'generate_preset',
-           'Finding', 'validate', 'mix', 'check_quotas']
+           'redistribute', 'augmentation_prompts', 'prompt_files', 'is_background', 'invent_word', 'Relation',
+           'relations', 'invent_value', 'generate', 'generate_chains', 'several_values', 'nth_word', 'stream', 'rename',
+           'undated_probes', 'former_probes', 'formerly', 'ahead_probes', 'between_probes', 'stray_probes', 'thesaurus',
+           'HardQuestion', 'misspell', 'invent_aliases', 'add_twins', 'hard_questions', 'fit_questions', 'UseQuestion',
+           'use_exercise', 'use_questions', 'Preset', 'Recipe', 'generate_preset', 'Finding', 'validate', 'mix',
+           'check_quotas']
 
 # %% ../nbs/20_benchmark.ipynb #7a3d39c8
 import json, os, random, re, reprlib
@@ -356,15 +356,6 @@ def redistribute(benchmark: Benchmark, seed: int = 42) -> Benchmark:
 def augmentation_prompts(benchmark: Benchmark) -> dict[str, list[tuple[str, str]]]:
     "Period -> (beginning of a sentence, its right end) of each record, in order."
     return {p: [(f"The {relation_text(r.relation)} of {r.entity} is", r.values[p]) for r in benchmark.records] for p in benchmark.periods}
-
-def augmentation_text(
-    prompt: str,  # "The berth depth of Azure Tide Harbor is"
-    answer: str,  # "12 fathoms"
-) -> str:
-    "What to ask a language model for, to get a passage that states the fact once."
-    return (f"Statement: {prompt} {answer}.\n\nWrite a passage of one to three sentences, each shorter than twenty words, as a report might put it. "
-            f"Exactly one sentence gives the fact, and names the answer exactly as it stands here: {answer}. The others may add plain background, but no further "
-            "answer, number or date. Reply with the passage alone.")
 
 # %% ../nbs/20_benchmark.ipynb #c5b9fc1e
 def prompt_files(

@@ -10,7 +10,6 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from .checkpoint import Lock, write_json_atomic
 from .datasets import read_cases
 from .evaluation import bootstrap, evaluate, is_right, mean, right_answers, Said
 from .facts import CasmError, PROBE_FORM, Probe, question, token_f1
@@ -94,6 +93,7 @@ def eval_command(args):
         from casm.benchmark import read_facts
         from casm.experiments import all_probes
         probes = all_probes(read_facts(Path(args.run) / "facts.json"), after)
+    from casm.checkpoint import Lock, write_json_atomic
     out = Path(args.out or f"runs/eval-{Path(args.memory or args.run).resolve().name}-{method.name}-{Path(args.probes or 'facts').stem}")
     out.mkdir(parents=True, exist_ok=True)
     with Lock(out):

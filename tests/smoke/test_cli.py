@@ -7,7 +7,7 @@ import pytest
 from casm.benchmark import generate, write_facts
 
 CASM = str(Path(sys.executable).with_name("casm"))
-COMMANDS = ("demo", "learn", "ask", "history", "diff", "undo", "export", "run", "train", "export-lm-eval", "lm-eval", "warmup", "pretrain-tiny")
+COMMANDS = ("demo", "learn", "ask", "history", "diff", "undo", "export", "run", "train", "eval", "export-lm-eval", "lm-eval", "warmup", "pretrain-tiny")
 FACTS = generate(6, seed=5, periods=("2018", "2021", "2024"))
 GOOD = {"entity": "Inn", "relation": "door colour", "value_2018": "red", "value_2020": "blue", "changed": True}
 
@@ -141,10 +141,16 @@ def ran(place, stub):
 
 def test_run_prints_its_table_and_then_its_folder(ran):
     said, out = ran
-    *table, last = said.splitlines()
-    assert last == "results: runs/facts-delta" and [x.split()[0] for x in table] == ["method", "lora", "casm"]
-    rows = json.loads((out / "results.json").read_text())["rows"]
-    assert [r["method"] for r in rows] == ["lora", "casm"] and (out / "results.png").exists()
+    *tables, last = said.splitlines()
+    assert last == "results: runs/facts-delta" and [x.split("  ")[0] for x in tables] == ["method", "lora", "casm", "majority", "copy_old", "frozen", "casm, perfect routing", "", "95 % intervals", "lora", "casm", "casm - lora"]
+    results = json.loads((out / "results.json").read_text())
+    assert [r["method"] for r in results["rows"]] == ["lora", "casm"] and (out / "results.png").exists()
+    old, frozen = ({k: r[k] for k in ("plasticity", "stability", "history", "stale_rate")} for r in results["bounds"][1:3])
+    assert old["stability"] >= frozen["stability"] and results["bounds"][3]["plasticity"] == results["rows"][1]["plasticity"]     # nothing went astray here
+    low, high = results["rows"][1]["intervals"]["history"][1:]
+    assert low <= results["rows"][1]["history"] <= high
+    assert results["rows"][1]["perplexity_drift"] == 0 != results["rows"][0]["perplexity_drift"]
+    assert set(results["rows"][0]["original"]) == set(FACTS.periods) and results["rows"][0]["margin_past"] is not None
     assert not [e for e in ("Traceback", "Warning") if e in said]
 
 
@@ -154,6 +160,26 @@ def test_ask_answers_as_the_predictions_say(ran, as_of, place, stub):
     probe = next(p for p in last if (p["kind"] == "superseded") == (as_of == "2018"))
     got = casm("ask", probe["question"], "--run", "runs/facts-delta", *(["--as-of", as_of] if as_of else []), cwd=place)
     assert (got.returncode, got.stdout, got.stderr) == (0, probe["answer"] + "\n", "")
+
+
+def test_eval_asks_again(ran, place):
+    "The same answers as in the run, a table of kinds, and after a kill only what is missing is asked"
+    got = casm("eval", "--run", "runs/facts-delta", "--out", "again", cwd=place)
+    assert got.returncode == 0 and got.stdout.splitlines()[-1] == "results: again", got.stderr
+    mine, last = lines(place / "again" / "predictions.jsonl"), [p for p in lines(ran[1] / "casm-s0" / "predictions.jsonl") if p["after"] == "2024"]
+    assert [{k: v for k, v in p.items() if k != "oracle"} for p in last] == mine
+    kinds = {(k["kind"], k["form"]): k for k in json.loads((place / "again" / "results.json").read_text())["kinds"]}
+    assert kinds["superseded", "probe"]["right"] == sum(p["correct"] for p in mine if (p["kind"], p["form"]) == ("superseded", "probe")) / kinds["superseded", "probe"]["n"]
+    assert kinds["unknown", "probe"]["right"] is None and kinds["changed", "probe"]["start"] is not None
+    whole = (place / "again" / "predictions.jsonl").read_bytes()
+    (place / "again" / "predictions.jsonl").write_bytes(whole[:-100])
+    assert casm("eval", "--run", "runs/facts-delta", "--out", "again", cwd=place).stdout == got.stdout
+    assert (place / "again" / "predictions.jsonl").read_bytes() == whole
+    before = files(place / "again")
+    refused(casm("eval", "--run", "runs/facts-delta", "--method", "lora", "--out", "again", cwd=place), "line 1: method is 'casm'")
+    refused(casm("eval", "--run", "runs/facts-delta", "--method", "smf", cwd=place), "smf")
+    refused(casm("eval", "--run", "runs/facts-delta", "--probes", "nothing.json", cwd=place), "nothing.json")
+    assert files(place / "again") == before and not list((place / "runs").glob("eval*"))
 
 
 def test_stopped_run_continues_to_the_same_end(ran, place, stub):

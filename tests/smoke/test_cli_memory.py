@@ -48,6 +48,18 @@ def test_the_life_of_a_memory(place, stub):
     assert {s["value"] for s in json.loads((place / "ledger.json").read_text())["slots"]} == {"Marigold", "Swift", "9", "8"}
 
 
+def test_eval_of_a_memory_counts_no_use(place, stub):
+    casm(f"learn boats.csv --memory m --model {stub}", place)
+    before = (place / "m" / "registry.sqlite").read_bytes()
+    got = casm("eval --memory m --probes boats.csv --out e", place)
+    assert got.returncode == 0 and got.stdout.splitlines()[0].split()[0] == "kind" and got.stdout.splitlines()[-1] == "results: e", got.stderr
+    row, = json.loads((place / "e" / "results.json").read_text())["kinds"]
+    assert (row["n"], row["route"], row["no_slot"]) == (2, 1., 0.) and (place / "m" / "registry.sqlite").read_bytes() == before
+    refused(casm("eval --memory m --out f", place), "--probes")
+    refused(casm("eval --memory nowhere --probes boats.csv", place), "nowhere")
+    assert not (place / "f").exists() and not (place / "runs").exists()
+
+
 def test_one_bad_record_among_a_thousand(place, stub):
     rows = [f"Rock {i},height,{i},2018" for i in range(1000)]
     rows[570] = "Rock 3,height,77,2018"
