@@ -1,0 +1,128 @@
+"The job scripts under a real Slurm: a job that is taken away goes on where it was, and ends as if nothing had happened."
+import json, os, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+
+from casm.benchmark import generate, write_facts
+
+ROOT = Path(__file__).parents[2]
+FACTS = generate(6, seed=5)
+CARC_JOB, ARRAY, NODES = ("scripts/carc/" + x for x in ("train_carc_job.sh", "train_carc_array.sh", "train_carc_multinode.sh"))
+STUB = """#!/usr/bin/env python
+import os, signal, sys, time
+heard = []
+for s in (signal.SIGTERM, signal.SIGUSR1): signal.signal(s, lambda n, _: heard.append(signal.Signals(n).name[3:]))
+print("line", *sys.argv[1:], flush=True)
+print("rank", *(os.environ.get(k) for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")), flush=True)
+again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+end = time.monotonic() + (0 if again or "STAYS" not in os.environ else 60)
+while time.monotonic() < end and not heard: time.sleep(.05)
+time.sleep(1.5 if heard else 0)                                       # a second signal would come now
+print("heard", *heard, flush=True)
+sys.exit(75 if heard else 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def facts(started, tmp_path_factory):
+    started(FACTS)
+    write_facts(FACTS, path := tmp_path_factory.mktemp("facts") / "facts.json")
+    return path
+
+
+@pytest.fixture
+def python(tmp_path):
+    "An interpreter that says what it was given, and with STAYS stays until it is signalled"
+    (path := tmp_path / "python").write_text(STUB.replace("/usr/bin/env python", sys.executable))
+    path.chmod(0o755)
+    return path
+
+
+def outcome(run):
+    "What a finished run answered, and the hash of what it learnt"
+    newest = run / json.loads((run / "latest.json").read_text())["checkpoint_relpath"]
+    return (run / "predictions.jsonl").read_bytes(), json.loads((newest / "manifest.json").read_text())["files"]["state.safetensors"]["sha256"]
+
+
+def begun(run): return len(list((run / "checkpoints").glob("ckpt-*"))) > 1 and not (run / "predictions.jsonl").exists()
+def there(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition(): assert time.monotonic() < end; time.sleep(.05)
+
+
+def preempted(cluster, facts, stub, folder, method):
+    "A job taken away once in its later periods, and the same run left alone: how both ended"
+    line = (CARC_JOB, method, stub, "--seed", 0)
+    job = cluster.submit(*line, DATASET=facts, CHECKPOINT_DIR=folder, RUN_ID="taken")
+    there(lambda: begun(folder / "taken"))
+    cluster("scontrol", "requeue", job)
+    assert cluster.finish(job)["Restarts"] == "1", cluster.log(job)
+    assert "DUE TO JOB REQUEUE" in cluster.log(job)
+    alone = subprocess.run([sys.executable, ROOT / "scripts/carc/train_carc.py", "--method", method, "--model", stub, "--facts", facts, "--run-id", "alone",
+                            "--checkpoint-dir", folder, "--seed", "0"], capture_output=True, text=True, timeout=240)
+    assert alone.returncode == 0, alone.stderr
+    return outcome(folder / "taken"), outcome(folder / "alone")
+
+
+def test_taken_away_once_casm_ends_the_same(cluster, facts, stub, tmp_path):
+    taken, alone = preempted(cluster, facts, stub, tmp_path, "casm")
+    assert taken == alone and taken[0]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("method", ["full_ft", "lora", "smf"])
+def test_taken_away_once_every_method_ends_the_same(cluster, facts, stub, tmp_path, method):
+    taken, alone = preempted(cluster, facts, stub, tmp_path, method)
+    assert taken == alone and taken[0]
+
+
+STAYS = ("--export=ALL,STAYS=1",)
+def said(cluster, job, word): return [x for x in cluster.tail(job).splitlines() if x.split()[0] == word]
+
+
+def test_nearly_out_of_time_it_goes_back_into_the_queue(cluster, python):
+    job = cluster.submit("run_job.sh", options=STAYS, PYTHON=python)
+    there(lambda: said(cluster, job, "rank"))
+    cluster("scancel", "--batch", "--signal=USR1", job)               # what --signal=B:USR1@120 sends
+    assert cluster.finish(job)["Restarts"] == "1"
+    assert said(cluster, job, "heard") == ["heard USR1", "heard"]
+    first, second = said(cluster, job, "line")
+    assert first == second and f"--run-id slurm_{job} " in first
+
+
+def test_preempted_it_hears_one_signal(cluster, python):
+    job = cluster.submit("run_job.sh", options=STAYS, PYTHON=python)
+    there(lambda: said(cluster, job, "rank"))
+    cluster("scontrol", "requeue", job)
+    assert cluster.finish(job)["Restarts"] == "1" and said(cluster, job, "heard") == ["heard TERM", "heard"]
+
+
+def test_cancelled_stays_cancelled(cluster, python):
+    job = cluster.submit("run_job.sh", options=STAYS, PYTHON=python)
+    there(lambda: said(cluster, job, "rank"))
+    cluster("scancel", job)
+    there(lambda: said(cluster, job, "heard"))
+    time.sleep(1)
+    now = cluster.show(job)
+    assert said(cluster, job, "heard") == ["heard TERM"] and (now["JobState"], now["Restarts"]) == ("CANCELLED", "0")
+
+
+def test_array_trains_each_method_with_each_seed(cluster, python):
+    job = cluster.submit(ARRAY, "tiny", options=("--array=0-3", f"--output={cluster.logs}/%A-%a.out"), PYTHON=python, METHODS="lora casm", SEEDS="1 2")
+    logs = [cluster.logs / f"{job}-{i}.out" for i in range(4)]
+    there(lambda: all(x.exists() and "heard" in x.read_text() for x in logs))
+    assert [x.read_text().splitlines()[0] for x in logs] == [f"line scripts/carc/train_carc.py --method {m} --model tiny --seed {s}" for m in ("lora", "casm") for s in "12"]
+
+
+@pytest.mark.parametrize("how", ["out of time", "preempted"])
+def test_every_process_of_several_hears_it(cluster, python, how):
+    job = cluster.submit(NODES, "casm", options=("--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=0", *STAYS), PYTHON=python)
+    there(lambda: len(said(cluster, job, "rank")) == 2)
+    if how == "out of time": cluster("scancel", "--batch", "--signal=USR1", job)
+    else: cluster("scontrol", "requeue", job)
+    assert cluster.finish(job)["Restarts"] == "1"
+    first, second, *_ = ranks = [x.split()[1:] for x in said(cluster, job, "rank")]
+    assert sorted(x[:3] for x in ranks) == sorted(2 * [["0", "0", "2"], ["1", "1", "2"]]) and first[3:] == second[3:]
+    heard = "USR1" if how == "out of time" else "TERM"
+    assert sorted(said(cluster, job, "heard")) == ["heard", "heard", f"heard {heard}", f"heard {heard}"]
