@@ -1,13 +1,12 @@
 "The job scripts under a real Slurm: a job that is taken away goes on where it was, and ends as if nothing had happened."
-import json, os, subprocess, sys, time
+import json, re, sys, time
 from pathlib import Path
 
 import pytest
 
 from casm.benchmark import generate, write_facts
 
-ROOT = Path(__file__).parents[2]
-FACTS = generate(6, seed=5)
+FACTS = generate(6, seed=5, periods=("2018", "2024"))
 CARC_JOB, ARRAY, NODES = ("scripts/carc/" + x for x in ("train_carc_job.sh", "train_carc_array.sh", "train_carc_multinode.sh"))
 STUB = """#!/usr/bin/env python
 import os, signal, sys, time
@@ -45,23 +44,19 @@ def outcome(run):
     return (run / "predictions.jsonl").read_bytes(), json.loads((newest / "manifest.json").read_text())["files"]["state.safetensors"]["sha256"]
 
 
-def begun(run): return len(list((run / "checkpoints").glob("ckpt-*"))) > 1 and not (run / "predictions.jsonl").exists()
-def there(condition, seconds=60):
+def there(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition(): assert time.monotonic() < end; time.sleep(.05)
 
 
 def preempted(cluster, facts, stub, folder, method):
-    "A job taken away once in its later periods, and the same run left alone: how both ended"
-    line = (CARC_JOB, method, stub, "--seed", 0)
-    job = cluster.submit(*line, DATASET=facts, CHECKPOINT_DIR=folder, RUN_ID="taken")
-    there(lambda: begun(folder / "taken"))
-    cluster("scontrol", "requeue", job)
-    assert cluster.finish(job)["Restarts"] == "1", cluster.log(job)
-    assert "DUE TO JOB REQUEUE" in cluster.log(job)
-    alone = subprocess.run([sys.executable, ROOT / "scripts/carc/train_carc.py", "--method", method, "--model", stub, "--facts", facts, "--run-id", "alone",
-                            "--checkpoint-dir", folder, "--seed", "0"], capture_output=True, text=True, timeout=240)
-    assert alone.returncode == 0, alone.stderr
+    "A job taken away in the middle of a period, and the same run left alone: how both ended"
+    def job(name): return cluster.submit(CARC_JOB, method, stub, "--seed", 0, DATASET=facts, CHECKPOINT_DIR=folder, RUN_ID=name)
+    taken, alone = job("taken"), job("alone")
+    there(lambda: re.search(rf"{method} 2024:.* [1-4]\d/\d\d ", cluster.tail(taken)))
+    cluster("scontrol", "requeue", taken)
+    assert cluster.finish(taken)["Restarts"] == "1" and cluster.finish(alone)["Restarts"] == "0"
+    assert "DUE TO JOB REQUEUE" in cluster.log(taken)
     return outcome(folder / "taken"), outcome(folder / "alone")
 
 
@@ -75,6 +70,18 @@ def test_taken_away_once_casm_ends_the_same(cluster, facts, stub, tmp_path):
 def test_taken_away_once_every_method_ends_the_same(cluster, facts, stub, tmp_path, method):
     taken, alone = preempted(cluster, facts, stub, tmp_path, method)
     assert taken == alone and taken[0]
+
+
+@pytest.mark.full
+def test_longer_than_its_time_limit_it_ends_the_same(cluster, started, stub, tmp_path):
+    "Two minutes are allowed, and the signal comes a minute before they are over, until there is nothing left to do"
+    long = generate(6, seed=5)
+    started(long)
+    write_facts(long, tmp_path / "facts.json")
+    def job(name, *options): return cluster.submit(CARC_JOB, "casm", stub, "--seed", 0, options=options, DATASET=tmp_path / "facts.json", CHECKPOINT_DIR=tmp_path, RUN_ID=name)
+    limited, alone = job("limited", "--time=2", "--signal=B:USR1@60"), job("alone")
+    assert int(cluster.finish(limited, 900)["Restarts"]) >= 1 and cluster.finish(alone)["Restarts"] == "0"
+    assert outcome(tmp_path / "limited") == outcome(tmp_path / "alone")
 
 
 STAYS = ("--export=ALL,STAYS=1",)
