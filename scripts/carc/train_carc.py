@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train one method on a cluster; a thin door to `casm train`, whose flags it takes too (--lr, --epochs, --batch-size, --save-every …)."""
+"""Train one method on a cluster; a thin door to `casm train`, whose flags it takes too (--lr, --epochs, --max-passages, --save-every …)."""
 import argparse, random, sys, tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -42,11 +42,16 @@ def main(argv=None):
     p = parser("train_carc.py", __doc__)
     p.add_argument("--method", required=True, help="full_ft, lora, smf or casm")
     p.add_argument("--run-id", metavar="NAME", help="name of the run; None: METHOD_MODEL_sSEED")
+    p.add_argument("--batch-size", type=int, metavar="N", help="passages at a time; None: the method's recipe")
+    p.add_argument("--grad-accum", type=int, metavar="N", help="so many times --batch-size passages make an optimiser step; None: once")
     p.add_argument("--no-augmented", action="store_true", help="learn the facts' own sentences, as is always done")
     for flag in REFUSED: p.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
     args, more = p.parse_known_args(argv)
     for flag, why in REFUSED.items():
         if getattr(args, flag[2:].replace("-", "_")): p.error(f"{flag}: {why}")
+    if args.grad_accum is not None and args.batch_size is None: p.error("--grad-accum: needs --batch-size, which it multiplies")
+    if args.batch_size is not None: more += ["--batch-size", str(args.batch_size * (args.grad_accum or 1))]
+    if args.grad_accum is not None: more += ["--accumulate", str(args.grad_accum)]
     with tempfile.TemporaryDirectory() as folder:
         facts = args.facts
         if args.periods or args.dataset_fraction != 1:

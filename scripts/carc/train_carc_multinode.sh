@@ -26,6 +26,10 @@ job_environment
 [[ ${SLURM_JOB_NODELIST:-} ]] || fail "train_carc_multinode.sh runs under Slurm; on one machine: torchrun --nproc-per-node N scripts/carc/train_carc.py --method $1"
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR MASTER_PORT=$(( 20000 + SLURM_JOB_ID % 20000 ))
+# On a node without GPUs accelerate joins the processes only when told to.
 # shellcheck disable=SC2016,SC2034  # for the shells that srun starts; for job_carc
-launch=(srun --kill-on-bad-exit=0 --wait=300 bash -c 'export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS; exec "$@"' casm)
+launch=(srun --kill-on-bad-exit=0 --wait=300 bash -c '
+    export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
+    [[ -e /dev/nvidiactl || -e /dev/kfd ]] || export ACCELERATE_USE_CPU=1
+    exec "$@"' casm)
 job_carc "$@"

@@ -23,13 +23,13 @@ class Cluster:
         return self("sbatch", "--parsable", f"--output={self.logs}/%j.out", *SMALL, *options, *line, **variables)
 
     def show(self, job): return dict(x.split("=", 1) for x in self("scontrol", "--oneliner", "show", "job", job).split() if "=" in x)
-    def log(self, job): return (self.logs / f"{job}.out").read_text()
+    def log(self, job): return (self.logs / f"{job}.out").read_text(errors="replace")
 
     def wait(self, job, until, seconds=200):
         "Until `until(show(job))`; a job put back into the queue doesn't sit out the two minutes that Slurm makes it wait"
         end = time.monotonic() + seconds
         while not until(now := self.show(job)):
-            assert time.monotonic() < end and now["JobState"] not in ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"), f"{now}\n{self.log(job) if now.get('Reason') != 'None' else ''}\n{self.tail(job)}"
+            assert time.monotonic() < end and now["JobState"] not in ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"), f"{now}\n{self.tail(job)}"
             if now["JobState"] == "PENDING" and now["Reason"] == "BeginTime":
                 time.sleep(2)                                         # on the same node in the same second, its credentials would still be revoked
                 self("scontrol", "update", f"JobId={job}", "StartTime=now")

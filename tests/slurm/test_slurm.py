@@ -84,6 +84,16 @@ def test_longer_than_its_time_limit_it_ends_the_same(cluster, started, stub, tmp
     assert outcome(tmp_path / "limited") == outcome(tmp_path / "alone")
 
 
+@pytest.mark.full
+def test_two_processes_taken_away_once_end_the_same(cluster, facts, stub, tmp_path):
+    def job(name): return cluster.submit(NODES, "casm", stub, "--seed", 0, options=("--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=0"), DATASET=facts, CHECKPOINT_DIR=tmp_path, RUN_ID=name, SAVE_EVERY=8)
+    taken, alone = job("taken"), job("alone")
+    there(lambda: re.search(r"casm 2024:.* [1-4]\d/\d\d ", cluster.tail(taken)))
+    cluster("scontrol", "requeue", taken)
+    assert cluster.finish(taken)["Restarts"] == "1" and cluster.finish(alone)["Restarts"] == "0"
+    assert outcome(tmp_path / "taken") == outcome(tmp_path / "alone")
+
+
 STAYS = ("--export=ALL,STAYS=1",)
 def said(cluster, job, word): return [x for x in cluster.tail(job).splitlines() if x.split()[0] == word]
 
