@@ -7,6 +7,10 @@ export PATH=$PATH:/usr/sbin
 
 stop() {
     local name pid
+    export SLURM_CONF=$1/slurm.conf
+    if [[ -s $1/slurmctld.pid ]] && timeout 10 scancel --user="$(id -un)" 2>/dev/null; then  # and wait: a job's own daemon would outlive the others
+        for _ in {1..80}; do [[ $(timeout 10 squeue --noheader 2>/dev/null) ]] || break; sleep .5; done
+    fi
     for name in slurmctld slurmd munged; do
         [[ -s $1/$name.pid ]] || continue
         pid=$(<"$1/$name.pid")
