@@ -45,7 +45,11 @@ def test_every_door_leads_to_the_same_run(facts, stub, tmp_path):
 @pytest.mark.parametrize("line, says", [
     (["main.py"], "--dataset-name FILE"), (["main.py", "--mode", "synthetic", "--dataset-name", "x"], "leave out --dataset-name"),
     (["main.py", "--mode", "synthetic", "--method", "sfm"], "'sfm' is unknown"), (["main.py", "--dataset-name", "none.json"], "none.json: no such file"),
-    (["scripts/carc/train_carc.py"], "--method"), (["scripts/carc/train_carc.py", "--method", "casm", "--facts", "none.json"], "none.json: no such file")])
+    (["scripts/carc/train_carc.py"], "--method"), (["scripts/carc/train_carc.py", "--method", "casm", "--facts", "none.json"], "none.json: no such file"),
+    (["scripts/carc/train_carc.py", "--method", "casm", "--run-id", "a/b"], "leave out slashes"), (["main.py", "--mode", "synthetic", "--run-id", "a/b"], "leave out slashes"),
+    (["main.py", "--mode", "synthetic", "--resume-from", "none"], "checkpoints/none is no run"),
+    (["scripts/experiments/pretrain_period1.py", "--facts", "none.json"], "none.json: no such file"), (["scripts/experiments/run_step2.py", "sfm"], "'sfm' is unknown"),
+    (["scripts/experiments/run_step3_eval.py", "casm", "--checkpoint-dir", "/nowhere"], "/nowhere/casm_tiny_s42: no finished run")])
 def test_bad_line_is_one_line(line, says):
     got = door(sys.executable, ROOT / line[0], *line[1:])
     assert got.returncode == 2 and says in got.stderr and "Traceback" not in got.stderr and got.stderr.count("\n") == 1, got.stderr
@@ -65,6 +69,22 @@ def test_batch_system_runs_a_copy_of_the_script(facts, stub, tmp_path):
         "SLURM_SUBMIT_DIR": str(ROOT), "CONTINUAL_LEARNING_SKIP_MODULES": "1", "CONTINUAL_LEARNING_SKIP_VENV": "1",
         "CONTINUAL_LEARNING_PYTHON": sys.executable, "CONTINUAL_LEARNING_DATASET": str(tmp_path / "none.json")})
     assert got.returncode == 2 and "none.json: no such file" in got.stderr
+
+
+@pytest.mark.full
+def test_the_sequence_of_the_original(facts, stub, tmp_path):
+    line = ["--facts", facts, "--model", stub, "--seed", 0, "--checkpoint-dir", tmp_path]
+    def step(name, *more): return door(sys.executable, ROOT / "scripts/experiments" / name, *more)
+    early = step("run_step3_eval.py", "frozen", *line)
+    assert early.returncode == 2 and "run_step2.py frozen begins it" in early.stderr and early.stderr.count("\n") == 1
+    first = step("pretrain_period1.py", *line)
+    assert first.returncode == 0 and first.stdout == f"results: {os.environ['CASM_CACHE']}\n", first.stderr
+    second = step("run_step2.py", "frozen", *line)
+    assert second.returncode == 0 and (tmp_path / f"frozen_{Path(stub).name}_s0" / "predictions.jsonl").exists(), second.stderr
+    third = step("run_step3_eval.py", "frozen", *line)
+    assert third.returncode == 0 and [x.split()[0] for x in third.stdout.splitlines()] == ["method", "frozen"], third.stderr
+    other = step("run_step3_eval.py", "frozen", *line, "--dataset-fraction", "0.5")
+    assert other.returncode == 2 and "learnt other facts" in other.stderr
 
 
 @pytest.mark.full
