@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'KNOWN', 'START_VERSION', 'RUN_VERSION', 'GROWN', 'COLUMNS', 'cache_folder', 'items_of', 'start_checkpoint',
-           'keep', 'run_one', 'teaching', 'run_manifest', 'is_complete', 'background_probes', 'all_probes',
-           'write_predictions', 'read_lines', 'run', 'check_plan', 'facts_hash', 'table', 'figure', 'draw_matrix',
-           'draw_tradeoff', 'load_method']
+           'keep', 'run_one', 'teaching', 'run_manifest', 'comparable', 'is_complete', 'background_probes',
+           'all_probes', 'write_predictions', 'read_lines', 'run', 'check_plan', 'facts_hash', 'table', 'figure',
+           'draw_matrix', 'draw_tradeoff', 'load_method']
 
 # %% ../nbs/30_experiments.ipynb #83d6a455
 import hashlib
@@ -114,10 +114,10 @@ def run_one(
     text = "".join((folder / "periods" / p / "predictions.jsonl").read_text(encoding="utf-8") for p in periods)
     if here.is_main_process: write_text_atomic(folder / "predictions.jsonl", text)
     done = {e["unit"]: e for e in read_lines(folder / "metrics" / "events.jsonl") if e["event"] == "period_end"}
-    return {"method": name, "seed": seed, "stream": stream, **summarise([json.loads(x) for x in text.splitlines()], benchmark), **asdict(method.cost()),
+    return {"method": name, "seed": seed, "stream": stream, **summarise(comparable([json.loads(x) for x in text.splitlines()], periods[0]), benchmark), **asdict(method.cost()),
             "tokens_trained": sum(e["tokens"] for e in done.values()), "seconds": round(sum(e["seconds"] for e in done.values()), 2)}
 
-# %% ../nbs/30_experiments.ipynb #55e6af55
+# %% ../nbs/30_experiments.ipynb #36b86862
 GROWN = (*GROWS, "facts")  # of a run's manifest, what may be longer when it is continued
 
 def teaching(benchmark: Benchmark, stream: str) -> list[tuple[str, list[Item]]]:
@@ -128,6 +128,12 @@ def run_manifest(name: str, benchmark: Benchmark, stream: str, settings: dict, c
     "All that makes a method's run what it is, but for the weights it starts from"
     return {"version": RUN_VERSION, "method": name, "seed": config.seed, "stream": stream, "model": str(model or "tiny"), "settings": settings,
             **plan_of(teaching(benchmark, stream), config), "facts": {p: facts_hash(benchmark, p) for p in benchmark.periods}}
+
+def comparable(predictions: list[dict], first: str) -> list[dict]:
+    "Predictions without the questions on locality that were not asked after the first period: those as of the end of a plan, when it has grown"
+    local = lambda p: p["kind"] == "neighbour" or p["form"] == "background"  # noqa: E731
+    asked = {(p["question"], p["as_of"]) for p in predictions if local(p) and p["after"] == first}
+    return [p for p in predictions if not local(p) or (p["question"], p["as_of"]) in asked]
 
 def is_complete(folder: Path, benchmark: Benchmark) -> bool:
     "Whether a run folder holds a run that has been through all of a benchmark"

@@ -40,7 +40,7 @@ from .checkpoint import Checkpoint, RunFolder, State
 from .facts import CasmError
 from .methods import Item, Method
 
-# %% ../nbs/13_trainer.ipynb #ed4c041a
+# %% ../nbs/13_trainer.ipynb #a0931318
 def setting(default, help: str, low=None, above=None, most=None, choices=(), place=False):
     "A field of `TrainConfig`: what it is, and the values it may have"
     return field(default=default, metadata=dict(help=help, low=low, above=above, most=most, choices=choices, place=place))
@@ -69,7 +69,7 @@ class TrainConfig:
     def __post_init__(self):
         for f in fields(self): check_setting(f, getattr(self, f.name))
 
-# %% ../nbs/13_trainer.ipynb #9932fcee
+# %% ../nbs/13_trainer.ipynb #76eedb80
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "one of"}
 
 def check_setting(f: Field, value):
@@ -86,7 +86,7 @@ def identity(config: TrainConfig) -> dict:
     "The settings on which the outcome depends"
     return {f.name: getattr(config, f.name) for f in fields(config) if not f.metadata["place"]}
 
-# %% ../nbs/13_trainer.ipynb #8ec163f5
+# %% ../nbs/13_trainer.ipynb #7560cad6
 def read_setting(f: Field, text: str, where: str):
     "The value that `text` gives a field. Raises `CasmError` naming `where` it stood."
     try:
@@ -103,7 +103,7 @@ def read_yaml(path: str | Path) -> dict:
     if not isinstance(found, dict): raise CasmError(f"{path}: holds {type(found).__name__}; give lines such as lr: 0.001")
     return found
 
-# %% ../nbs/13_trainer.ipynb #72c25ed8
+# %% ../nbs/13_trainer.ipynb #ad0b3a37
 ELSEWHERE = ("CASM_CACHE",)  # environment variables of other parts of casm
 
 def layered(
@@ -119,8 +119,10 @@ def layered(
         for n in names:
             if str(n).removeprefix("CASM_" if where.endswith("environment") else "").lower() not in known or (not where.endswith("environment") and n not in known):
                 raise CasmError(f"{n!r} {where}: no such setting; choose from {', '.join(known)}".replace("  ", " "))
-    given = file | {n: read_setting(known[n], v, k) for n, (k, v) in ours.items()} | flags
-    return TrainConfig(**asdict(recipe) | given)
+    from_environ = {n: read_setting(known[n], v, k) for n, (k, v) in ours.items()}
+    for layer in (file, from_environ, flags):                          # also what another layer hides
+        for n, v in layer.items(): check_setting(known[n], v)
+    return TrainConfig(**asdict(recipe) | file | from_environ | flags)
 
 # %% ../nbs/13_trainer.ipynb #19c0776a
 def schedule(step: int, steps: int, warmup: float) -> float:
@@ -138,7 +140,7 @@ def batches(items: list[Item], config: TrainConfig, period: str):
         order = rng.sample(items, len(items))
         yield from (order[i:i + config.batch_size] for i in range(0, len(order), config.batch_size))
 
-# %% ../nbs/13_trainer.ipynb #d359423d
+# %% ../nbs/13_trainer.ipynb #227e5b92
 def keep_passages(items: list[Item], config: TrainConfig, period: str) -> list[Item]:
     "The passages of a period that its settings let through, in their order"
     if config.deduplicate: items = list(dict.fromkeys(items))
@@ -147,7 +149,7 @@ def keep_passages(items: list[Item], config: TrainConfig, period: str) -> list[I
     drawn = random.Random(f"{config.seed}-{period}-sample").sample(range(len(items)), config.max_passages)
     return [items[i] for i in sorted(drawn)]
 
-# %% ../nbs/13_trainer.ipynb #c1a22dbb
+# %% ../nbs/13_trainer.ipynb #14b807f6
 @dataclass
 class Job:
     "A period in training: what its next step depends on, besides the method and the random states."
@@ -164,7 +166,7 @@ class Job:
     loss: float | None = None  # of the last step
     seconds: float = 0.  # spent on the period so far, without checkpoints and evaluation
 
-# %% ../nbs/13_trainer.ipynb #e6d4dbb9
+# %% ../nbs/13_trainer.ipynb #f9f6f8e3
 def split(batch: list[Item], parts: int) -> list[list[Item]]:
     "A batch in `parts` of sizes that differ by one at most; some are empty if there are more parts than passages"
     return [batch[i * len(batch) // parts:(i + 1) * len(batch) // parts] for i in range(parts)]
@@ -200,7 +202,7 @@ def take_step(job: Job, batch: list[Item], accelerator: Accelerator):
     job.method.after_step()
     job.step += 1
 
-# %% ../nbs/13_trainer.ipynb #f7f4bad7
+# %% ../nbs/13_trainer.ipynb #8e80ed07
 def lower(job: Job):
     "The context in which a forward pass runs in the precision of the settings"
     kind = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[job.config.precision]
@@ -247,7 +249,7 @@ def train_period(
     job.seconds += time.perf_counter() - start
     return {"steps": job.steps, "tokens": job.tokens, "loss": job.loss, "seconds": job.seconds, "selecting": method.selecting}
 
-# %% ../nbs/13_trainer.ipynb #50b64287
+# %% ../nbs/13_trainer.ipynb #9d37089a
 def new_job(method: Method, period: str, items: list[Item], config: TrainConfig, accelerator: Accelerator) -> Job:
     "The job of training an open period on `items`, before its first step"
     steps = passes(items, config) * math.ceil(len(items) / config.batch_size)
@@ -279,7 +281,7 @@ def job_state(job: Job) -> tuple[dict, dict[str, torch.Tensor]]:
     kept = {"period": job.period, "step": job.step, "steps": job.steps, "loss": job.loss, "seconds": job.seconds, "selecting": job.method.selecting, "scaler": job.scaler.state_dict()}
     return kept, job.method.optimizer_tensors(job.optimizer)
 
-# %% ../nbs/13_trainer.ipynb #e037563f
+# %% ../nbs/13_trainer.ipynb #f95978bd
 def device_of(config: TrainConfig, accelerator: Accelerator) -> torch.device:
     "Where a run computes"
     return torch.device("cpu") if config.device == "cpu" else accelerator.device
@@ -291,7 +293,7 @@ def check_place(config: TrainConfig):
     there = {"none": lambda: True, "tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[config.tracker]
     if not there(): raise CasmError(f"tracker={config.tracker!r}: the package is not installed; pip install {config.tracker}, or use tracker=none")
 
-# %% ../nbs/13_trainer.ipynb #e36e0083
+# %% ../nbs/13_trainer.ipynb #c9501087
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 PREEMPTED = 75  # exit code of a run that was asked to stop, and is saved: EX_TEMPFAIL of sysexits.h
 
@@ -332,7 +334,7 @@ class Stop:
         try: yield
         finally: self.now = False
 
-# %% ../nbs/13_trainer.ipynb #131ed690
+# %% ../nbs/13_trainer.ipynb #eee3b72b
 def random_states() -> dict:
     "The states of the generators of Python, NumPy and PyTorch, JSON-able"
     def text(data: bytes): return base64.b64encode(data).decode()
@@ -352,7 +354,7 @@ def set_random_states(states: dict):
     torch.set_rng_state(torch.from_numpy(data(states["torch"], "u1")))
     for i, c in enumerate(states["cuda"][:torch.cuda.device_count()]): torch.cuda.set_rng_state(torch.from_numpy(data(c, "u1")), i)
 
-# %% ../nbs/13_trainer.ipynb #93e54023
+# %% ../nbs/13_trainer.ipynb #db0cd4eb
 class Loop:
     "A run in progress."
     def __init__(self, method: Method, config: TrainConfig, run: RunFolder, accelerator: Accelerator, stop: Stop, evaluate: Callable):
@@ -378,7 +380,7 @@ class Loop:
             self.finish(period, train_period(self.method, period, items, self.config, self.accelerator, self.after_step, left))
         return True
 
-# %% ../nbs/13_trainer.ipynb #4ae2c33e
+# %% ../nbs/13_trainer.ipynb #2414fd19
 def take_over(loop: Loop, saved: Checkpoint):
     "Put a checkpoint into the method that was prepared"
     loop.method.load_state(saved.tensors, saved.meta, saved.folder)
@@ -421,7 +423,7 @@ def finish(loop: Loop, period: str | None, did: dict):
 
 Loop.take_over, Loop.save, Loop.after_step, Loop.finish = take_over, save, after_step, finish
 
-# %% ../nbs/13_trainer.ipynb #79fa0b7d
+# %% ../nbs/13_trainer.ipynb #02838997
 def log(loop: Loop, event: str, **said):
     "Add a line to the run's events"
     if loop.main: loop.run.append("events", {"event": event, **said})
@@ -479,7 +481,7 @@ def writing(run: RunFolder, accelerator: Accelerator):
         accelerator.wait_for_everyone()
         yield
 
-# %% ../nbs/13_trainer.ipynb #3638a43f
+# %% ../nbs/13_trainer.ipynb #2b4ac9af
 GROWS = ("periods", "data")
 
 def plan_of(stream: list[tuple[str, list[Item]]], config: TrainConfig) -> dict:

@@ -217,7 +217,7 @@ def test_bad_input_is_one_line_and_changes_nothing(flags, facts, stub, tmp_path,
     Path("no-causal-lm").mkdir()
     Path("no-causal-lm/config.json").write_text(json.dumps({"model_type": "t5", "d_model": 8, "num_layers": 1, "vocab_size": 10}))
     before = sorted(tmp_path.rglob("*"))
-    assert main([*map(str, command(facts, stub, tmp_path / "runs"))[1:], *shlex.split(flags)]) == 2
+    assert main([*map(str, command(facts, stub, tmp_path / "runs")[1:]), *shlex.split(flags)]) == 2
     out, err = capsys.readouterr()
     assert not out and err.splitlines()[-1].startswith("casm: ") and BAD[flags] in err.splitlines()[-1] and "Traceback" not in err
     assert sorted(tmp_path.rglob("*")) == before
@@ -234,7 +234,7 @@ def test_environment_and_another_method(facts, stub, tmp_path, monkeypatch, caps
     assert json.loads((tmp_path / "r" / "run_manifest.json").read_text())["train"]["batch_size"] == 4
     capsys.readouterr()
     monkeypatch.delenv("CASM_BATCH_SIZE")
-    assert main(line) == 2 and "train.batch_size is 4 there and 32 here" in capsys.readouterr().err
+    assert main(line) == 2 and "train.batch_size is 4 there and 8 here" in capsys.readouterr().err
     line[line.index("casm")] = "smf"
     assert main(line) == 2 and 'method is "casm" there and "smf" here' in capsys.readouterr().err
 
