@@ -142,7 +142,7 @@ def check_folder(folder: Path, mine: dict):
     home = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not os.access(home, os.W_OK): raise CasmError(f"{home} cannot be written; give another --checkpoint-dir")
 
-# %% ../nbs/50_cli.ipynb #d36a4c9d
+# %% ../nbs/50_cli.ipynb #94a4517b
 def recipe_of(args):
     "The method's settings and those of its training, from flags, environment, file and recipe. Raises `CasmError` for a name or value that can't be."
     from casm.experiments import KNOWN, RECIPES
