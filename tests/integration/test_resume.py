@@ -184,6 +184,7 @@ def test_signal_saves_and_the_same_command_continues(number, facts, stub, tmp_pa
     assert third.returncode == 0 and third.stdout == again.stdout and third.stderr.splitlines()[-1] == f"casm: {tmp_path / 'r'} is complete; nothing was left to train"
 
 
+@pytest.mark.full
 def test_second_signal_ends_at_once_without_harm(facts, stub, tmp_path):
     line = [*map(str, command(facts, stub, tmp_path, "--save-every", "1"))]
     child = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
