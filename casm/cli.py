@@ -5,20 +5,25 @@
 # %% auto #0
 __all__ = ['DEMO_FACTS', 'DEMO', 'LEGEND', 'MODEL_FILES', 'Parser', 'facts_of', 'model_of', 'background_of', 'quiet',
            'run_command', 'names', 'numbers', 'add_run', 'add_data', 'command', 'train_command', 'check_folder',
-           'add_train', 'ask_command', 'ask_memory', 'reason', 'add_ask', 'opened', 'learn_command', 'begun',
-           'told_learnt', 'unlike', 'named', 'add_learn', 'add_folder', 'history_command', 'diff_command',
-           'undo_command', 'export_command', 'add_ledger', 'export_lm_eval_command', 'lm_eval_command', 'add_lm_eval',
-           'demo_command', 'invitation', 'known', 'add_demo', 'check_out', 'pretrain_tiny_command', 'add_pretrain_tiny',
-           'warmup_command', 'told', 'add_warmup', 'add_memory', 'make_parser', 'main']
+           'recipe_of', 'method_settings', 'add_train', 'add_settings', 'ask_command', 'ask_memory', 'reason',
+           'add_ask', 'opened', 'learn_command', 'begun', 'told_learnt', 'unlike', 'named', 'add_learn', 'add_folder',
+           'history_command', 'diff_command', 'undo_command', 'export_command', 'add_ledger', 'export_lm_eval_command',
+           'lm_eval_command', 'add_lm_eval', 'demo_command', 'invitation', 'known', 'add_demo', 'check_out',
+           'pretrain_tiny_command', 'add_pretrain_tiny', 'warmup_command', 'told', 'add_warmup', 'add_memory',
+           'make_parser', 'main']
 
 # %% ../nbs/50_cli.ipynb #00f9e985
 import argparse
+import inspect
 import json
+import os
+import re
 import shlex
 import shutil
 import sys
 import warnings
 from collections import Counter
+from dataclasses import fields
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -113,32 +118,82 @@ def train_command(args):
     "Train one method in its own run folder, or finish what was interrupted; print its row"
     if args.run_id in (".", "..") or not args.run_id.strip() or "/" in args.run_id or "\0" in args.run_id:
         raise CasmError(f"--run-id {args.run_id!r} is no folder name; leave out slashes, and give the place with --checkpoint-dir")
+    quiet()
+    from casm import experiments
+    from casm.trainer import Stop, check_place
+    settings, config = recipe_of(args)
+    check_place(config)
     benchmark, model = facts_of(args.facts), model_of(args.model)
     background = background_of(args.background, model)
     folder = Path(args.checkpoint_dir) / args.run_id
-    quiet()
-    from casm import experiments
-    experiments.check_plan([args.method], [args.seed], args.stream)
-    check_folder(folder, method=args.method, seed=args.seed, stream=args.stream)
-    start = experiments.start_checkpoint(benchmark, args.seed, model, background)
-    print(experiments.table([experiments.run_one(args.method, args.seed, benchmark, args.stream, start, folder)]))
+    experiments.check_plan([args.method], [config.seed], args.stream)
+    check_folder(folder, experiments.run_manifest(args.method, benchmark, args.stream, settings, config, model))
+    complete = experiments.is_complete(folder, benchmark)
+    with Stop():
+        start = experiments.start_checkpoint(benchmark, config.seed, model, background)
+        row = experiments.run_one(args.method, config.seed, benchmark, args.stream, start, folder, (settings, config))
+    print(experiments.table([row]))
     print(f"results: {folder}")
+    if complete: print(f"casm: {folder} is complete; nothing was left to train", file=sys.stderr)
 
-def check_folder(folder: Path, **mine):
-    "Raise `CasmError` for a folder of another run or of somebody else, before the minutes that the start checkpoint takes"
+def check_folder(folder: Path, mine: dict):
+    "Raise `CasmError` for a folder of another run, of somebody else or not to be written, before the minutes that the start checkpoint takes"
     from casm.checkpoint import RunFolder, check_run_folder
+    from casm.experiments import GROWN
     there = RunFolder(folder).manifest if (folder / "run_manifest.json").exists() else {}
-    check_run_folder(folder, there | mine)
+    check_run_folder(folder, {k: mine.get(k, v) for k, v in there.items()} | mine, GROWN)
+    home = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not os.access(home, os.W_OK): raise CasmError(f"{home} cannot be written; give another --checkpoint-dir")
+
+# %% ../nbs/50_cli.ipynb #94a4517b
+def recipe_of(args):
+    "The method's settings and those of its training, from flags, environment, file and recipe. Raises `CasmError` for a name or value that can't be."
+    from casm.experiments import KNOWN, RECIPES
+    from casm.methods import make_method
+    from casm.trainer import TrainConfig, layered, read_setting, read_yaml
+    make_method(args.method, KNOWN)
+    file = read_yaml(args.config) if args.config else {}
+    given = {f.name: getattr(args, f.name) for f in fields(TrainConfig)}
+    flags = {f.name: v if f.type is bool else read_setting(f, v, f"--{f.name.replace('_', '-')}") for f in fields(TrainConfig) if (v := given[f.name]) is not None}
+    settings, recipe = RECIPES[args.method]
+    settings = settings | method_settings(KNOWN[args.method], file.pop("settings", {}), args.set)
+    make_method(args.method, KNOWN, **settings)
+    return settings, layered(recipe, flags, file, os.environ)
+
+def method_settings(kind: type, file: dict, given: list[str]) -> dict:
+    "A method's own settings, of a file and of NAME=VALUE. Raises `CasmError` for an unknown one, or one that is none of its kind."
+    known = {k: p.annotation for k, p in inspect.signature(kind).parameters.items()}
+    if not isinstance(file, dict): raise CasmError(f"settings: {file!r} in the configuration file; give lines such as rows: 64 under it")
+    found = dict(file)
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals: raise CasmError(f"--set {text!r}: give NAME=VALUE, such as rows=64")
+        found[name] = int(value) if known.get(name) is int and re.fullmatch(r"-?\d+", value) else value
+    for name, value in found.items():
+        if name not in known: raise CasmError(f"setting {name!r}: {kind.name} has {', '.join(known) or 'no settings'}")
+        if type(value) is not known[name]: raise CasmError(f"setting {name}={value!r}: must be {'a whole number' if known[name] is int else 'a name'}")
+    return found
 
 # %% ../nbs/50_cli.ipynb #1e993621
-def add_train(commands):
+def add_train(commands, settings: bool):
     p = command(commands, "train", train_command, "train one method in a run folder of its own, as a batch job does",
                 "casm train --method casm --run-id first --checkpoint-dir checkpoints")
     p.add_argument("--method", required=True, help="full_ft, lora, smf, casm, or a baseline: frozen, copy, rag, lora_slots")
     add_data(p)
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="seed (default: %(default)s)")
     p.add_argument("--run-id", required=True, metavar="NAME", help="name of the run; the same name continues it")
     p.add_argument("--checkpoint-dir", default="checkpoints", metavar="DIR", help="where run folders are (default: %(default)s)")
+    p.add_argument("--config", metavar="FILE", help="YAML file with any of the settings below, and with the method's own under settings:")
+    p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method itself, such as rows=64; may be repeated")
+    if settings: add_settings(p)
+
+def add_settings(p: Parser):
+    "A flag for each setting of `TrainConfig`"
+    from casm.trainer import TrainConfig
+    group = p.add_argument_group("settings (default: the method's recipe)")
+    for f in fields(TrainConfig):
+        flag, m = f"--{f.name.replace('_', '-')}", f.metadata
+        if f.type is bool: group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=m["help"])
+        else: group.add_argument(flag, metavar={int: "N", float: "X", str: "|".join(m["choices"])}[f.type], help=m["help"])
 
 # %% ../nbs/50_cli.ipynb #b7f641d3
 def ask_command(args):
@@ -443,20 +498,25 @@ def add_memory(p: Parser):
     p.add_argument("--separate-values", action="store_true", help="a table for each layer (default: one for all)")
 
 # %% ../nbs/50_cli.ipynb #288f9b88
-def make_parser() -> Parser:
+def make_parser(
+    chosen: str | None = None,  # the command that will be parsed: only `train` needs PyTorch for its flags, and takes seconds
+) -> Parser:
     "The parser of `casm`"
     p = Parser(prog="casm", description="Versioned sparse memory for language models: learn new facts, keep the old ones, ask as of any date.",
                epilog="example:\n  casm demo\n\ncasm COMMAND --help says more about a command.")
     commands = p.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (add_demo, add_learn, add_ask, add_ledger, add_run, add_train, add_lm_eval, add_warmup, add_pretrain_tiny): add(commands)
+    for add in (add_demo, add_learn, add_ask, add_ledger, add_run): add(commands)
+    add_train(commands, chosen == "train")
+    for add in (add_lm_eval, add_warmup, add_pretrain_tiny): add(commands)
     add_data_commands(commands, command)
     add_eval(commands, command)
     return p
 
 # %% ../nbs/50_cli.ipynb #9ee5ee19
 def main(argv: list[str] | None = None) -> int:
-    "The `casm` command: 0 done, 2 bad input (one line on stderr says which), 130 interrupted"
-    p = make_parser()
+    "The `casm` command: 0 done, 2 bad input (one line on stderr says which), 75 stopped by a signal and saved, 130 interrupted"
+    argv = sys.argv[1:] if argv is None else argv
+    p = make_parser(next(iter(argv), None))
     try: args = p.parse_args(argv)
     except SystemExit as e: return e.code
     if "function" not in args:
@@ -465,7 +525,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args.function(args)
         return 0
-    except KeyboardInterrupt: code, message = 130, f"interrupted; {args.stopped}"
+    except KeyboardInterrupt as e: code, message = getattr(e, "code", 130), f"{f'stopped by {e}' if str(e) else 'interrupted'}; {args.stopped}"
     except (ValueError, OSError, SafetensorError) as e: code, message = 2, " ".join(str(e).split())
     print(f"casm: {message}", file=sys.stderr)                       # only here have the abandoned progress bars closed their line
     return code

@@ -1,0 +1,77 @@
+"""The trainer in two processes, as under torchrun: every method learns what one process learns from the same batches, and goes on from what the other number of processes has saved.
+
+Run as a program this file is one of the processes: `test_processes.py METHOD STUB FOLDER`.
+"""
+import json, os, subprocess, sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def teach(name, stub, folder, until=None):
+    "Ten steps or a few more; the rows that each step had in training, the last loss, and what was learnt"
+    from casm import trainer
+    from casm.benchmark import generate
+    from casm.checkpoint import RunFolder
+    from casm.methods import Item, make_method
+    from casm.pretraining import load_lm
+    bench = generate(6, seed=5, periods=("2018", "2020"))
+    stream = [("2020", [Item(p.text, p.fact, p.date) for p in bench.passages(bench.facts("2020"))])]
+    config = trainer.TrainConfig(lr=1e-3, epochs=1, min_steps=10, batch_size=7, save_every=1)
+    lm = load_lm(stub)
+    lm.facts = tuple(bench.facts("2018"))
+    method, chosen = make_method(name, **{"smf": {"rows": 20}, "casm": {"rows": 20}}.get(name, {})), []
+    def step_loss(*a, f=trainer.step_loss):
+        loss = f(*a)
+        if hasattr(method, "bank"): chosen.append(method.bank.entries[torch.isin(method.bank.lines, method.bank.trained)].tolist())
+        return loss
+    def take_step(job, *a, f=trainer.take_step):
+        if job.step == until: raise KeyboardInterrupt
+        f(job, *a)
+    trainer.step_loss, trainer.take_step = step_loss, take_step
+    run = RunFolder(folder) if (Path(folder) / "run_manifest.json").exists() else RunFolder(folder, {})
+    asked = []
+    try: trainer.train(method, lm, stream, config, run, lambda m, p: asked.append(p))
+    except KeyboardInterrupt: pass
+    ends = [json.loads(x) for x in (run.metrics / "events.jsonl").read_text().splitlines()] if until is None else []
+    return {"chosen": chosen, "asked": asked, "losses": [e["loss"] for e in ends if e["event"] == "period_end"], "learnt": {k: v.float().flatten().tolist() for k, v in method.tensors().items()}}
+
+
+def processes(n, *args):
+    "What each of `n` processes gives, run as torchrun runs them"
+    port = 20000 + os.getpid() % 20000
+    env = [os.environ | {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"} for r in range(n)]
+    children = [subprocess.Popen([sys.executable, __file__, *map(str, args)], env=e if n > 1 else None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for e in env]
+    try:
+        got = [c.communicate(timeout=200) for c in children]
+        for c, (_, err) in zip(children, got): assert c.returncode == 0, err[-3000:]
+    finally:
+        for c in children: c.kill()
+    return [json.loads(out) for out, _ in got]
+
+
+def alike(a, b):
+    assert a["chosen"] == b["chosen"] and a["learnt"].keys() == b["learnt"].keys()
+    for k, v in a["learnt"].items(): torch.testing.assert_close(torch.tensor(v), torch.tensor(b["learnt"][k]), rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["casm", "smf", *(pytest.param(m, marks=pytest.mark.full) for m in ("full_ft", "lora"))])
+def test_two_processes_are_one(name, stub, tmp_path):
+    one, = processes(1, name, stub, tmp_path / "one")
+    first, second = processes(2, name, stub, tmp_path / "two")
+    assert first["learnt"] == second["learnt"] and first["chosen"] == second["chosen"] and (len(one["chosen"]) >= 10) == (name in ("smf", "casm"))
+    assert (first["asked"], second["asked"]) == (one["asked"], [])                     # the first process alone asks
+    alike(one, first)
+    assert abs(one["losses"][0] - first["losses"][0]) < 1e-3
+
+
+@pytest.mark.parametrize("name, before, after", [("smf", 2, 1), pytest.param("casm", 1, 2, marks=pytest.mark.full)])
+def test_goes_on_in_another_number(name, before, after, stub, tmp_path):
+    whole, = processes(1, name, stub, tmp_path / "whole")
+    processes(before, name, stub, tmp_path / "run", 4)
+    rest = processes(after, name, stub, tmp_path / "run")[0]
+    alike({**whole, "chosen": whole["chosen"][4:]}, rest)
+
+
+if __name__ == "__main__": print(json.dumps(teach(*sys.argv[1:4], *map(int, sys.argv[4:]))))
