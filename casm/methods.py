@@ -118,10 +118,14 @@ def prompts_plain(method: Method, questions: list[str], as_of: list[str | None])
     now = method.periods[-1] if method.periods else None
     return [dated(q, time_scope(q, t, now)) for q, t in zip(questions, as_of)], None
 
-def continuations(method: Method, questions: list[str], as_of: list[str | None], max_new_tokens: int = 32) -> list[str]:
+def continuations(
+    method: Method, questions: list[str], as_of: list[str | None],
+    max_new_tokens: int | None = None,  # None: as many as `generate` allows an answer
+) -> list[str]:
     "Greedy continuations of the questions, each read as the method would read it"
     prompts, slots = method.prompts(questions, as_of)
-    return generate(method.lm.model, method.lm.tokenizer, prompts, slots, max_new_tokens, progress=f"{method.name} answers")
+    most = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+    return generate(method.lm.model, method.lm.tokenizer, prompts, slots, progress=f"{method.name} answers", **most)
 
 def answer_plain(method: Method, questions: list[str], as_of: list[str | None]) -> list[Answer]:
     "Greedy answers, whatever the question through the same weights"
