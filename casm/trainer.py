@@ -287,11 +287,13 @@ def device_of(config: TrainConfig, accelerator: Accelerator) -> torch.device:
     return torch.device("cpu") if config.device == "cpu" else accelerator.device
 
 def check_place(config: TrainConfig):
-    "Raises `CasmError` for a device or a tracker that isn't there"
+    "Raises `CasmError` for a device or a tracker that isn't there, and for processes that do not know of each other"
     if config.device == "cuda" and not torch.cuda.is_available():
         raise CasmError("device='cuda': no GPU is visible here; use device=auto, or ask the job scheduler for one")
     there = {"none": lambda: True, "tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[config.tracker]
     if not there(): raise CasmError(f"tracker={config.tracker!r}: the package is not installed; pip install {config.tracker}, or use tracker=none")
+    n, known = os.environ.get("WORLD_SIZE", "1"), Accelerator().num_processes
+    if n.isdecimal() and int(n) != known: raise CasmError(f"WORLD_SIZE={n}: {known} process takes part; on machines without a GPU set ACCELERATE_USE_CPU=1, or start one process")
 
 # %% ../nbs/13_trainer.ipynb #c9501087
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)

@@ -230,6 +230,9 @@ def test_environment_and_another_method(facts, stub, tmp_path, monkeypatch, caps
     monkeypatch.setenv("CASM_LERNING_RATE", "1")
     assert main(line) == 2 and "'CASM_LERNING_RATE' in the environment" in capsys.readouterr().err
     monkeypatch.delenv("CASM_LERNING_RATE")
+    monkeypatch.setenv("WORLD_SIZE", "2")                                # two processes that have not been introduced would each train alone
+    assert main(line) == 2 and "WORLD_SIZE=2: 1 process takes part" in capsys.readouterr().err
+    monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setenv("CASM_BATCH_SIZE", "4")
     assert main(line) == 0
     assert json.loads((tmp_path / "r" / "run_manifest.json").read_text())["train"]["batch_size"] == 4

@@ -57,6 +57,7 @@ def preempted(cluster, facts, stub, folder, method):
     cluster("scontrol", "requeue", taken)
     assert cluster.finish(taken)["Restarts"] == "1" and cluster.finish(alone)["Restarts"] == "0"
     assert "DUE TO JOB REQUEUE" in cluster.log(taken)
+    assert any(json.loads(x).get("resumed_from_step") for x in (folder / "taken" / "metrics" / "events.jsonl").read_text().splitlines())
     return outcome(folder / "taken"), outcome(folder / "alone")
 
 

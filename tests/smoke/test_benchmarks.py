@@ -154,3 +154,17 @@ def test_the_generator_is_measured(tmp_path):
     assert said["facts"] == 2000 and all(said[k] > 0 for k in said.keys() - {"growth", "growth_held"}) and "2,000 facts" in got.stdout
     got = run("--facts", 0, name="generator")
     assert got.returncode == 2 and "--facts 0" in got.stderr
+
+
+def test_checkpoints_are_smaller_than_the_model(tmp_path):
+    got = run("--quick", "--json", tmp_path / "c.json", name="checkpoint")
+    assert got.returncode == 0, got.stderr
+    tiny = json.loads((tmp_path / "c.json").read_text())["tiny"]
+    assert list(tiny) == ["whole model", "full_ft", "lora", "smf", "casm"] and max(tiny[m]["bytes"] for m in ("lora", "smf", "casm")) < tiny["full_ft"]["bytes"] <= tiny["whole model"]["bytes"]
+
+
+def test_a_batch_says_what_each_says_alone(tmp_path):
+    got = run("--quick", "--json", tmp_path / "e.json", name="evaluation")
+    assert got.returncode == 0, got.stderr
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert result["same"] and (result["questions"], result["alone"], result["slots"]) == (32, 4, 4)
