@@ -139,8 +139,9 @@ DAMAGE = {"one bit": lambda p: p.write_bytes((d := bytearray(p.read_bytes()))[:0
           "emptied": lambda p: os.truncate(p, 0), "removed": os.unlink}
 
 @pytest.mark.parametrize("damage", [*DAMAGE, "from another run"])
-def test_damaged_checkpoint_is_refused(damage, stub, tmp_path, dying):
+def test_damaged_checkpoint_is_refused(damage, stub, tmp_path, dying, monkeypatch):
     "Every file of a checkpoint within a period"
+    step = trainer.take_step
     dying(terminate, 3)
     for seed, name in ((0, "run"), (1, "other")):
         with pytest.raises(Preempted): run_one("casm", seed, BENCHMARK, "delta", start_checkpoint(BENCHMARK, 0, stub), tmp_path / name, (RECIPES["casm"][0], replace(RECIPES["casm"][1], min_steps=4)))
@@ -153,6 +154,7 @@ def test_damaged_checkpoint_is_refused(damage, stub, tmp_path, dying):
         else: DAMAGE[damage](newest / name)
         with pytest.raises(CasmError, match=name.replace(".", r"\.")): teach("casm", tmp_path / "run", stub)
         (newest / name).write_bytes(whole)
+    monkeypatch.setattr(trainer, "take_step", step)
     teach("casm", tmp_path / "run", stub)
 
 

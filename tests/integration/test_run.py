@@ -16,7 +16,7 @@ from casm.facts import CasmError
 BENCHMARK = generate(6, seed=5)
 ROW = {"method", "seed", "stream", "plasticity", "stability", "stability_never_changed", "history", "stale_rate", "leak_rate", "token_f1",
        "undated", "between", "locality_neighbour", "locality_background", "route_hit_rate", "route_abstention", "params_per_step", "params_changed_total", "bytes_stored", "tokens_trained", "seconds", "matrix"}
-PREDICTION = ["method", "seed", "after", "as_of", "kind", "form", "subject", "relation", "question", "gold", "answer", "correct", "slot", "gold_slot"]
+PREDICTION = ["method", "seed", "after", "as_of", "kind", "question", "gold", "form", "subject", "relation", "answer", "correct", "slot", "gold_slot"]
 pytestmark = pytest.mark.usefixtures("quick_module")
 
 
@@ -39,7 +39,7 @@ def files(folder): return {str(p.relative_to(folder)): p.read_bytes() for p in f
 
 
 def test_layout(out):
-    assert {p.name for p in out.iterdir()} == {"run_manifest.json", "facts.json", "results.json", "results.png", "predictions.jsonl",
+    assert {p.name for p in out.iterdir()} == {"run_manifest.json", "facts.json", "results.json", "results.png", "predictions.jsonl", "bounds.json",
                                                "full_ft-s0", "lora-s0", "smf-s0", "casm-s0"}
     assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
     assert [(r.entity, r.relation, r.values) for r in read_facts(out / "facts.json").records] == [(r.entity, r.relation, r.values) for r in BENCHMARK.records]
@@ -68,7 +68,7 @@ def test_rows_have_every_number(out):
 
 def test_one_prediction_for_each_probe(out):
     found = lines(out / "predictions.jsonl")
-    assert all(list(p) == PREDICTION for p in found)
+    assert all(list(p) == PREDICTION + ["oracle"] * (p["method"] == "casm") for p in found)
     want = [(m, t, p.as_of, p.kind, p.form, p.subject, p.relation, p.question, p.answer) for m in ("full_ft", "lora", "smf", "casm")
             for t in BENCHMARK.periods for p in experiments.all_probes(BENCHMARK, t)]
     keys = ("method", "after", "as_of", "kind", "form", "subject", "relation", "question", "gold")
