@@ -509,7 +509,7 @@ def make_parser(
     add_train(commands, chosen == "train")
     for add in (add_lm_eval, add_warmup, add_pretrain_tiny): add(commands)
     add_data_commands(commands, command)
-    add_eval(commands, command)
+    add_eval(commands, command, quiet)
     return p
 
 # %% ../nbs/50_cli.ipynb #9ee5ee19

@@ -6,8 +6,8 @@
 __all__ = ['HEADLINES', 'is_right', 'is_inside', 'right_answers', 'evaluate', 'prediction', 'asked_for', 'Said', 'resumed',
            'append', 'matrix', 'mean', 'accuracies', 'wrong_time', 'told', 'contradiction_accuracy', 'routing',
            'locality', 'as_of_accuracy', 'transfer', 'atoke', 'original_f1', 'original_scores', 'margins', 'Interval',
-           'bootstrap', 'paired', 'sample', 'weigh', 'intervals', 'differences', 'student_quantile', 'across_seeds',
-           'summarise', 'Bound', 'StandingStill', 'bounds', 'with_oracle', 'under_oracle']
+           'bootstrap', 'paired', 'student_quantile', 'across_seeds', 'over_seeds', 'sample', 'weigh', 'intervals',
+           'differences', 'summarise', 'Bound', 'StandingStill', 'bounds', 'with_oracle', 'under_oracle']
 
 # %% ../nbs/23_evaluation.ipynb #5324f4e5
 import json
@@ -89,7 +89,10 @@ def resumed(path: str | Path, method, probes: list[Probe], after: str, seed: int
     data = path.read_bytes()
     lines = data.decode("utf-8", "ignore").split("\n")[:-1]            # not splitlines(): a value may hold another kind of line break
     if len(lines) > len(probes): raise CasmError(f"{path}: holds {len(lines)} predictions for {len(probes)} probes; give another place")
-    done = [json.loads(x) for x in lines]
+    done = []
+    for n, x in enumerate(lines, 1):
+        try: done.append(dict(json.loads(x)))
+        except (ValueError, TypeError): raise CasmError(f"{path}: line {n}: is no prediction; give another place") from None
     for n, (d, p) in enumerate(zip(done, probes), 1):
         mine = asked_for(method, p, after, seed)
         if bad := next((k for k in mine if d.get(k, ...) != mine[k]), None):
@@ -190,7 +193,7 @@ def transfer(predictions: list[dict], benchmark: Benchmark) -> dict[str, float |
     best = lambda j: max((x for t in earlier if (x := at(t, j)) is not None), default=None)  # noqa: E731
     return {"average_incremental_accuracy": mean([mean([at(t, j) for j in benchmark.periods[:i + 1]]) for i, t in enumerate(benchmark.periods)]),
             "backward_transfer": mean([less(at(last, j), at(j, j)) for j in earlier]), "forgetting": mean([less(best(j), at(last, j)) for j in earlier]),
-            "forward_transfer": mean([less(at(t, j, ahead), at(earlier[0], j, ahead)) for t, j in zip(benchmark.periods, benchmark.periods[1:])])}
+            "forward_transfer": mean([less(at(t, j, ahead), at(earlier[0], j, ahead)) for t, j in zip(benchmark.periods[1:], benchmark.periods[2:])])}
 
 def atoke(predictions: list[dict], benchmark: Benchmark) -> dict[str, float | None]:
     "CES, CES-P, CRS, HES, HRS and HES*, after the last period, over the records that have changed"
@@ -246,8 +249,9 @@ def bootstrap(
     weights: list[float] | None = None,  # parallel: of the stratum a probe is in; the mean is that of the strata's means. None: one stratum
     strata: list | None = None,  # parallel
     level: float = .95, draws: int = 2000, seed: int = 0,
+    least: float = 0.,  # the least that a value can be; the most is 1
 ) -> Interval | None:  # None without values
-    "Mean over probes with a percentile interval over `draws` resamples of the groups (Efron & Tibshirani 1993, ch. 13)."
+    "Mean over probes with a percentile interval over `draws` resamples of the groups (Efron & Tibshirani 1993, ch. 13), no narrower than the rule of three allows (Hanley & Lippman-Hand 1983)."
     if len(values) != len(groups): raise ValueError(f"groups has {len(groups)} entries for {len(values)} values: one each")
     if not values: return None
     strata = [0] * len(values) if strata is None else strata
@@ -261,42 +265,15 @@ def bootstrap(
         n = counts @ sizes
         return (w * np.divide(counts @ sums, n, out=np.zeros_like(n, dtype=float), where=n > 0)).sum(-1) / (w * (n > 0)).sum(-1)
     rng, at_once = np.random.default_rng(seed), max(1, 10 ** 7 // len(number))
+    unseen = -math.log(1 - level) / len(number)                              # what none of n records shows may still hold for 3/n of them: the rule of three
     means = np.concatenate([mean_of(rng.multinomial(len(number), np.full(len(number), 1 / len(number)), size=min(at_once, draws - i))) for i in range(0, draws, at_once)])
-    return Interval(float(mean_of(np.ones(len(number), dtype=int))), *map(float, np.quantile(means, ((1 - level) / 2, (1 + level) / 2))))
+    middle, (low, high) = float(mean_of(np.ones(len(number), dtype=int))), map(float, np.quantile(means, ((1 - level) / 2, (1 + level) / 2)))
+    return Interval(middle, max(least, min(low, middle - unseen)), min(1., max(high, middle + unseen)))
 
 def paired(a: list[float], b: list[float], groups: list, **settings) -> Interval | None:
     "`bootstrap` of the differences a - b between two methods on the same probes."
     if len(a) != len(b): raise ValueError(f"a has {len(a)} values, b {len(b)}: give both methods' values on the same probes")
-    return bootstrap([x - y for x, y in zip(a, b)], groups, **settings)
-
-# %% ../nbs/23_evaluation.ipynb #91994dfb
-HEADLINES = ("plasticity", "stability", "history", "undated", "between")
-
-def sample(predictions: list[dict], benchmark: Benchmark, metric: str) -> dict[tuple, tuple[float, tuple, tuple]]:
-    "What one of `HEADLINES` is the mean of: (seed, after, as_of, question) -> (correct, its record, its stratum: the period and, where several are asked about, the date)"
-    kinds = {"plasticity": "changed", "stability": "unchanged", "history": "superseded"}
-    mine = [p for p in predictions if p["form"] == "probe" and p["kind"] == kinds.get(metric, metric) and p["after"] != benchmark.periods[0] and (metric not in ("plasticity", "stability") or p["as_of"] == p["after"])]
-    return {(p["seed"], p["after"], p["as_of"], p["question"]): (float(p["correct"]), (p["subject"], p["relation"]), (p["after"], p["as_of"])) for p in mine}
-
-def weigh(strata: list[tuple]) -> list[float]:
-    "The weight of each stratum (period, date): periods count alike, and within a period its dates"
-    dates = Counter(t for t, _ in dict.fromkeys(strata))
-    return [1 / dates[t] for t, _ in strata]
-
-def intervals(predictions: list[dict], benchmark: Benchmark) -> dict[str, Interval | None]:
-    "`bootstrap` over the benchmark's records for each of `HEADLINES`"
-    def one(values, groups, strata): return bootstrap(values, groups, weigh(strata), strata)
-    return {m: one(*map(list, zip(*x.values()))) if (x := sample(predictions, benchmark, m)) else None for m in HEADLINES}
-
-def differences(ours: list[dict], theirs: list[dict], benchmark: Benchmark) -> dict[str, Interval | None]:
-    "`paired`, our method less theirs, over the questions that both were asked with the same seed; None where there are none"
-    out = {}
-    for m in HEADLINES:
-        a, b = sample(ours, benchmark, m), sample(theirs, benchmark, m)
-        both = [k for k in a if k in b]
-        strata = [a[k][2] for k in both]
-        out[m] = paired([a[k][0] for k in both], [b[k][0] for k in both], [a[k][1] for k in both], weights=weigh(strata), strata=strata) if both else None
-    return out
+    return bootstrap([x - y for x, y in zip(a, b)], groups, least=-1., **settings)
 
 # %% ../nbs/23_evaluation.ipynb #a60e2267
 def student_quantile(p: float, df: int) -> float:
@@ -318,6 +295,43 @@ def across_seeds(values: list[float], level: float = .95) -> Interval | None:
     if n == 1: return Interval(m, math.nan, math.nan)
     half = student_quantile((1 + level) / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Interval(m, m - half, m + half)
+
+def over_seeds(each: list[Interval | None], level: float = .95) -> Interval | None:
+    "One seed's interval as it is; of several, `across_seeds`, no narrower than theirs are on the average and never beyond 1. None where a seed has none."
+    if not each or None in each: return None
+    if len(each) == 1: return Interval(*each[0])
+    m, low, high = across_seeds([i[0] for i in each], level)
+    return Interval(m, max(-1., min(low, mean([i[1] for i in each]))), min(1., max(high, mean([i[2] for i in each]))))
+
+# %% ../nbs/23_evaluation.ipynb #91994dfb
+HEADLINES = ("plasticity", "stability", "history", "undated", "between")
+
+def sample(predictions: list[dict], benchmark: Benchmark, metric: str) -> dict[tuple, tuple[float, tuple, tuple]]:
+    "What one of `HEADLINES` is the mean of: (seed, after, as_of, question) -> (correct, its record, its stratum: the period and, where several are asked about, the date)"
+    kinds = {"plasticity": "changed", "stability": "unchanged", "history": "superseded"}
+    mine = [p for p in predictions if p["form"] == "probe" and p["kind"] == kinds.get(metric, metric) and p["after"] != benchmark.periods[0] and (metric not in ("plasticity", "stability") or p["as_of"] == p["after"])]
+    return {(p["seed"], p["after"], p["as_of"], p["question"]): (float(p["correct"]), (p["subject"], p["relation"]), (p["after"], p["as_of"])) for p in mine}
+
+def weigh(strata: list[tuple]) -> list[float]:
+    "The weight of each stratum (period, date): periods count alike, and within a period its dates"
+    dates = Counter(t for t, _ in dict.fromkeys(strata))
+    return [1 / dates[t] for t, _ in strata]
+
+def intervals(predictions: list[dict], benchmark: Benchmark) -> dict[str, Interval | None]:
+    "`bootstrap` over the benchmark's records for each of `HEADLINES`"
+    def one(values, groups, strata): return bootstrap(values, groups, weigh(strata), strata)
+    return {m: one(*map(list, zip(*x.values()))) if (x := sample(predictions, benchmark, m)) else None for m in HEADLINES}
+
+def differences(ours: list[dict], theirs: list[dict], benchmark: Benchmark) -> dict[str, Interval | None]:
+    "`paired`, our method less theirs, over the questions that both were asked with the same seed, and `over_seeds`; None where there are none"
+    out = {}
+    for m in HEADLINES:
+        a, b = sample(ours, benchmark, m), sample(theirs, benchmark, m)
+        seeds = defaultdict(list)
+        for k in a:
+            if k in b: seeds[k[0]].append((a[k][0], b[k][0], *a[k][1:]))
+        out[m] = over_seeds([paired(x, y, groups, weights=weigh(strata), strata=strata) for x, y, groups, strata in (map(list, zip(*rows)) for rows in seeds.values())])
+    return out
 
 # %% ../nbs/23_evaluation.ipynb #6ff8e5fb
 def summarise(predictions: list[dict], benchmark: Benchmark) -> dict:

@@ -20,17 +20,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from .baselines import BASELINES
 from .benchmark import STREAMS, Benchmark, read_facts, write_facts
 from .checkpoint import RunFolder, check_run_folder, hash_tensors, read_latest, write_json_atomic, write_text_atomic
-from .evaluation import HEADLINES, across_seeds, bounds, differences, evaluate, margins, matrix, original_scores, summarise, under_oracle, with_oracle
+from .evaluation import HEADLINES, bounds, differences, evaluate, margins, matrix, original_scores, over_seeds, summarise, under_oracle, with_oracle
 from .facts import PROBE_FORM, CasmError, Probe, question
 from .methods import Answer, Item, METHODS, Method, make_method, split_answer
 from .pretraining import LM, background_world, load_lm, pretrain_period_one, save_lm
-from .trainer import GROWS, TrainConfig, check_place, identity, plan_of, train
+from .trainer import GROWS, TrainConfig, accelerator_here, check_place, identity, plan_of, train
 
 # %% ../nbs/30_experiments.ipynb #4b0a2cd3
 RECIPES = {
@@ -65,7 +64,7 @@ def start_checkpoint(benchmark: Benchmark, seed: int, model: str | None = None, 
     pairs = [split_answer(i) for i in items_of(benchmark, benchmark.periods[0])]
     known = [START_VERSION, hash_tensors(lm.model.state_dict()), lm.tokenizer.get_vocab(), pairs, seed, background]
     key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
-    folder, here = cache_folder() / f"start-{key}", Accelerator()
+    folder, here = cache_folder() / f"start-{key}", accelerator_here()
     with here.main_process_first():                                    # of several processes one makes it, the others find it
         if not folder.exists():
             lm.model.to(here.device)
@@ -101,7 +100,7 @@ def run_one(
     "Train and question one method in its own run folder, or finish what an interrupted call began."
     settings, recipe = recipe or RECIPES[name]
     config = replace(recipe, seed=seed)
-    periods, here = benchmark.periods, Accelerator()
+    periods, here = benchmark.periods, accelerator_here()
     check_place(config)
     def ask(method: Method, after: str):
         probes = all_probes(benchmark, after)
@@ -164,7 +163,7 @@ def beside(method: Method, benchmark: Benchmark, probes: list[Probe], after: str
 def after_all(asked: dict[str, dict], periods: tuple[str, ...]) -> dict:
     "The same at the end of a run: the perplexity's rise over the start's, the margins after the last period, the original's scores after each"
     first, last = asked[periods[0]], asked[periods[-1]]
-    return {"perplexity_drift": last["perplexity"] / first["perplexity"] - 1, **{k: last[k] for k in ("margin_current", "margin_past", "ahead_current", "ahead_past")}, "original": {t: asked[t]["original"] for t in periods}}
+    return {"perplexity_drift": None if None in (first["perplexity"], last["perplexity"]) else last["perplexity"] / first["perplexity"] - 1, **{k: last[k] for k in ("margin_current", "margin_past", "ahead_current", "ahead_past")}, "original": {t: asked[t]["original"] for t in periods}}
 
 # %% ../nbs/30_experiments.ipynb #bee037e1
 def write_predictions(folder: Path, predictions: list[dict]):
@@ -257,12 +256,12 @@ def aligned(lines: list[list[str]]) -> str:
 
 # %% ../nbs/30_experiments.ipynb #6b737491
 def interval_table(results: dict) -> str:
-    "95 % intervals of the headline numbers: over the records with one seed, over the seeds with several; and those of the differences"
+    "95 % intervals of the headline numbers, over the records and, with several seeds, over the seeds; and those of the differences"
     def cell(x): return "–" if x is None else f"{x[0]:.3f} [{x[1]:.3f}, {x[2]:.3f}]"
     of = {}
     for r in results["rows"]: of.setdefault(r["method"], []).append(r)
     lines = [["95 % intervals", *HEADLINES]]
-    lines += [[m, *(cell(rs[0]["intervals"][k] if len(rs) == 1 else across_seeds([r[k] for r in rs])) for k in HEADLINES)] for m, rs in of.items()]
+    lines += [[m, *(cell(over_seeds([r["intervals"][k] for r in rs])) for k in HEADLINES)] for m, rs in of.items()]
     return aligned(lines + [[m, *(cell(x[k]) for k in HEADLINES)] for m, x in results["differences"].items()])
 
 def printed(out: str | Path) -> str:

@@ -136,12 +136,12 @@ def logprobs(method: Method, questions: list[str], as_of: list[str | None], answ
     prompts, slots = method.prompts(questions, as_of)
     return answer_logprob(method.lm.model, method.lm.tokenizer, prompts, [f" {a}" for a in answers], slots)
 
-def perplexity(method: Method, texts: list[str]) -> float:
+def perplexity(method: Method, texts: list[str]) -> float | None:  # None: too large a number
     "Perplexity of texts of two words or more, each read through the slot, if any, that it would get as a question; its first word is given"
     heads = [t.split()[0] for t in texts]
     tokens = sum(len(x) - len(h) for x, h in zip(encode(method.lm.tokenizer, texts), encode(method.lm.tokenizer, heads)))
     nats = answer_logprob(method.lm.model, method.lm.tokenizer, heads, [t[len(h):] for t, h in zip(texts, heads)], method.prompts(texts, [None] * len(texts))[1])
-    return math.exp(min(700., -sum(nats) / tokens))
+    return math.exp(-sum(nats) / tokens) if -sum(nats) / tokens < 700 else None
 
 Method.continuations, Method.perplexity = continuations, perplexity
 Method.batch, Method.prompts, Method.answer, Method.logprobs = tensors_of, prompts_plain, answer_plain, logprobs

@@ -6,9 +6,9 @@
 __all__ = ['KINDS', 'ELSEWHERE', 'SIGNALS', 'PREEMPTED', 'GROWS', 'setting', 'TrainConfig', 'check_setting', 'identity',
            'read_setting', 'read_yaml', 'layered', 'schedule', 'passes', 'batches', 'keep_passages', 'Job', 'split',
            'step_loss', 'take_step', 'lower', 'over_processes', 'sum_gradients', 'train_period', 'new_job', 'begin_job',
-           'resume_job', 'job_state', 'device_of', 'check_place', 'Preempted', 'Stop', 'random_states',
-           'set_random_states', 'Loop', 'take_over', 'save', 'after_step', 'finish', 'log', 'asked', 'last_period',
-           'figures', 'peak_bytes', 'train', 'writing', 'plan_of']
+           'resume_job', 'job_state', 'accelerator_here', 'device_of', 'check_place', 'Preempted', 'Stop',
+           'random_states', 'set_random_states', 'Loop', 'take_over', 'save', 'after_step', 'finish', 'log', 'asked',
+           'last_period', 'figures', 'peak_bytes', 'train', 'writing', 'plan_of']
 
 # %% ../nbs/13_trainer.ipynb #a79c6426
 import base64
@@ -17,6 +17,7 @@ import json
 import math
 import os
 import random
+import re
 import resource
 import signal
 import sys
@@ -24,6 +25,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import Field, asdict, dataclass, field, fields, replace
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Callable, Mapping
@@ -31,7 +33,7 @@ from typing import Callable, Mapping
 import numpy as np
 import torch
 import yaml
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
@@ -101,7 +103,10 @@ def read_yaml(path: str | Path) -> dict:
     except (yaml.YAMLError, UnicodeDecodeError) as e: raise CasmError(f"{path}: is no YAML ({' '.join(str(e).split())})") from None
     if found is None: return {}
     if not isinstance(found, dict): raise CasmError(f"{path}: holds {type(found).__name__}; give lines such as lr: 0.001")
-    return found
+    numbers = {f.name: f for f in fields(TrainConfig) if f.type is float}
+    return {k: float(v) if k in numbers and isinstance(v, str) and _EXPONENT.fullmatch(v) else v for k, v in found.items()}
+
+_EXPONENT = re.compile(r"[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+")  # 1e-3: a number to everybody but YAML 1.1
 
 # %% ../nbs/13_trainer.ipynb #ad0b3a37
 ELSEWHERE = ("CASM_CACHE",)  # environment variables of other parts of casm
@@ -196,6 +201,7 @@ def take_step(job: Job, batch: list[Item], accelerator: Accelerator):
     "One optimiser step on a batch"
     for group in job.optimizer.param_groups: group["lr"] = job.config.lr * schedule(job.step, job.steps, job.config.warmup)
     job.loss = step_loss(job, batch, accelerator)
+    if not math.isfinite(job.loss): raise CasmError(f"loss is {job.loss} at step {job.step + 1} of period {job.period}: training diverged; take a lower lr")
     job.scaler.unscale_(job.optimizer)
     torch.nn.utils.clip_grad_norm_(job.method.parameters(), job.config.grad_clip)
     job.scaler.step(job.optimizer); job.scaler.update()
@@ -282,6 +288,10 @@ def job_state(job: Job) -> tuple[dict, dict[str, torch.Tensor]]:
     return kept, job.method.optimizer_tensors(job.optimizer)
 
 # %% ../nbs/13_trainer.ipynb #f95978bd
+def accelerator_here(**settings) -> Accelerator:
+    "accelerate's view of this process. Other processes wait for the first as long as an evaluation or a start checkpoint takes, be it most of a day."
+    return Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=24))], **settings)
+
 def device_of(config: TrainConfig, accelerator: Accelerator) -> torch.device:
     "Where a run computes"
     return torch.device("cpu") if config.device == "cpu" else accelerator.device
@@ -292,7 +302,7 @@ def check_place(config: TrainConfig):
         raise CasmError("device='cuda': no GPU is visible here; use device=auto, or ask the job scheduler for one")
     there = {"none": lambda: True, "tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[config.tracker]
     if not there(): raise CasmError(f"tracker={config.tracker!r}: the package is not installed; pip install {config.tracker}, or use tracker=none")
-    n, known = os.environ.get("WORLD_SIZE", "1"), Accelerator().num_processes
+    n, known = os.environ.get("WORLD_SIZE", "1"), accelerator_here().num_processes
     if n.isdecimal() and int(n) != known: raise CasmError(f"WORLD_SIZE={n}: {known} process takes part; on machines without a GPU set ACCELERATE_USE_CPU=1, or start one process")
 
 # %% ../nbs/13_trainer.ipynb #c9501087
@@ -367,6 +377,7 @@ class Loop:
     def go(self, stream: list[tuple[str, list[Item]]]) -> bool:
         "Train what is left of `stream`; whether anything was"
         saved = self.run.load_latest()
+        self.accelerator.wait_for_everyone()                          # nobody may read what the first process writes next
         mark = saved.meta["trainer"] if saved else {"ended": {}}
         if saved: self.take_over(saved)
         if "job" not in mark and "ended" not in mark and all(p in self.method.periods for p, _ in stream): return False
@@ -410,15 +421,17 @@ def after_step(loop: Loop, job: Job):
 
 def finish(loop: Loop, period: str | None, did: dict):
     "Question the method after a period, then commit the period"
-    sizes, start = loop.run.sizes() if loop.main else {}, time.perf_counter()
+    sizes, start, broken = loop.run.sizes() if loop.main else {}, time.perf_counter(), None
     try:
         with loop.stop.at_once():
             if loop.main: loop.evaluate(loop.method, period)
-    except Preempted as e:
+    except Preempted as e: broken = e
+    if over_processes(loop.accelerator, float(broken is not None), device_of(loop.config, loop.accelerator)):     # one process that must stop stops all
         if loop.main: loop.run.rewind(sizes)
-        loop.log("preempted", signal=str(e), step=loop.step)
+        broken = broken or Preempted("another process was stopped")
+        loop.log("preempted", signal=str(broken), step=loop.step)
         loop.save(ended=did)
-        raise
+        raise broken
     if did: loop.log("period_end", unit=period, **figures(did, time.perf_counter() - start, loop.saving), **asdict(loop.method.cost()))
     loop.done, loop.saving = period, 0.
     loop.save()
@@ -462,7 +475,7 @@ def train(
     "Train `method` through the stream, or through what an earlier call left of it. Raises `Preempted`, when all is saved, if a signal asks for an end."
     check_place(config)
     tracked = {} if config.tracker == "none" else {"log_with": config.tracker, "project_dir": str(run.path)}
-    accelerator = Accelerator(**tracked)
+    accelerator = accelerator_here(**tracked)
     lm.model.to(device_of(config, accelerator))
     with Stop() as stop, stop.later(), writing(run, accelerator):
         if tracked: accelerator.init_trackers("casm", config=asdict(config) | {"method": method.name})

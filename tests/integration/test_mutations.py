@@ -20,4 +20,4 @@ def test_each_break_has_a_line():
 
 @pytest.mark.full
 @pytest.mark.parametrize("b", BREAKS, ids=lambda b: b.what)
-def test_it_is_noticed(b): assert noticed(b)
+def test_it_is_noticed(b): assert f"| {b.what} | `casm.{b.module}` | `{noticed(b)}` |" in (ROOT / "docs" / "mutations.md").read_text(encoding="utf-8")

@@ -176,7 +176,7 @@ def test_eval_asks_again(ran, place):
     assert casm("eval", "--run", "runs/facts-delta", "--out", "again", cwd=place).stdout == got.stdout
     assert (place / "again" / "predictions.jsonl").read_bytes() == whole
     before = files(place / "again")
-    refused(casm("eval", "--run", "runs/facts-delta", "--method", "lora", "--out", "again", cwd=place), "line 1: method is 'casm'")
+    refused(casm("eval", "--run", "runs/facts-delta", "--method", "lora", "--out", "again", cwd=place), 'method is "casm" there')
     refused(casm("eval", "--run", "runs/facts-delta", "--method", "smf", cwd=place), "smf")
     refused(casm("eval", "--run", "runs/facts-delta", "--probes", "nothing.json", cwd=place), "nothing.json")
     assert files(place / "again") == before and not list((place / "runs").glob("eval*"))

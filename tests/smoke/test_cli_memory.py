@@ -54,7 +54,14 @@ def test_eval_of_a_memory_counts_no_use(place, stub):
     got = casm("eval --memory m --probes boats.csv --out e", place)
     assert got.returncode == 0 and got.stdout.splitlines()[0].split()[0] == "kind" and got.stdout.splitlines()[-1] == "results: e", got.stderr
     row, = json.loads((place / "e" / "results.json").read_text())["kinds"]
-    assert (row["n"], row["route"], row["no_slot"]) == (2, 1., 0.) and (place / "m" / "registry.sqlite").read_bytes() == before
+    assert (row["n"], row["gold_slot"], row["no_slot"], row["right"]) == (2, 1., 0., row["perfect routing"]) and (place / "m" / "registry.sqlite").read_bytes() == before
+    (place / "more.csv").write_text(HEADER + "Nisk Bay,pilot boat,Kestrel,2018\n")
+    assert casm("learn more.csv --memory m", place).returncode == 0                    # another state of the memory: its answers are not those in the folder
+    refused(casm("eval --memory m --probes boats.csv --out e", place), "state is")
+    (place / "thesis").mkdir()
+    (place / "thesis" / "results.json").write_text("mine")
+    refused(casm("eval --memory m --probes boats.csv --out thesis", place), "thesis")
+    assert (place / "thesis" / "results.json").read_text() == "mine"
     refused(casm("eval --memory m --out f", place), "--probes")
     refused(casm("eval --memory nowhere --probes boats.csv", place), "nowhere")
     assert not (place / "f").exists() and not (place / "runs").exists()

@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 
 from casm.benchmark import Benchmark, SeedRecord, generate_chains
 from casm.evaluation import HEADLINES, Said, accuracies, atoke, bootstrap, bounds, contradiction_accuracy, differences, evaluate, intervals, is_inside, is_right, locality, matrix, original_f1
-from casm.evaluation import original_scores, paired, right_answers, routing, summarise, transfer, under_oracle, with_oracle, wrong_time
+from casm.evaluation import original_scores, over_seeds, paired, right_answers, routing, summarise, transfer, under_oracle, with_oracle, wrong_time
 from casm.facts import CasmError, Probe, token_f1
 
 PERIODS = ("2018", "2020", "2022", "2024")
@@ -98,6 +98,8 @@ def test_transfer_reads_the_matrix(world):
     close(got["backward_transfer"], average([a - c for a, c, _ in pairs if None not in (a, c)]))
     close(got["forgetting"], average([max(best) - a for a, _, best in pairs if a is not None and best]))
     rows = [average([x for j in PERIODS if j <= t and (x := at(t, j)) is not None]) for t in PERIODS]
+    ahead = lambda t, j: average([p["correct"] for p in said if (p["form"], p["after"], p["as_of"], p["kind"]) == ("ahead", t, j, "changed")])  # noqa: E731
+    close(got["forward_transfer"], average([ahead(t, j) - ahead(PERIODS[0], j) for t, j in zip(PERIODS[1:], PERIODS[2:]) if None not in (ahead(t, j), ahead(PERIODS[0], j))]))
     close(got["average_incremental_accuracy"], average([x for x in rows if x is not None]))
     old = {(p["subject"], p["as_of"]): p["correct"] for p in said if (p["after"], p["form"], p["kind"]) == (last, "probe", "superseded")}
     close(atoke(said, b)["HES*"], average(list(old.values())))
@@ -152,17 +154,26 @@ def test_intervals_hold_the_headlines(world):
         else:
             assert around[m].mean == pytest.approx(of[m])
             assert -1e-9 <= around[m].low <= around[m].high <= 1 + 1e-9
-    assert all(x is None or x == pytest.approx((0., 0., 0.)) for x in differences(said, said, b).values())
+    assert all(x is None or (x.mean == 0 and x.low == -x.high) for x in differences(said, said, b).values())
+
+
+def test_differences_between_seeds_are_no_certainty():
+    b = generate_chains(40, 0, periods=PERIODS)
+    said = [x for t in PERIODS[1:] for x in evaluate(Guesser(b, 0), b.probes(t, t), t, 0)]
+    ours = [p | {"seed": s, "correct": s < 2} for s in range(3) for p in said]
+    d = differences(ours, [p | {"correct": True} for p in ours], b)["stability"]
+    assert d.mean == pytest.approx(-1 / 3) and d.low == -1 and d.high > .9 and over_seeds([d, None]) is None
 
 
 def test_facts_are_drawn_and_not_probes():
     values, facts = [1.] * 50 + [0.] * 50, [0] * 50 + [1] * 50
     two, many = bootstrap(values, facts), bootstrap(values, list(range(100)))
     assert (two.low, two.high) == (0., 1.) and many.low > .35 and many.high < .65
-    assert paired(values, values, facts) == (0., 0., 0.)
+    assert paired(values, values, list(range(100))) == pytest.approx((0., -.02996, .02996), abs=1e-4)      # the rule of three
     rng = np.random.default_rng(0)
-    inside = [b.low <= .7 <= b.high for i in range(200) if (b := bootstrap((rng.random(60) < .7).astype(float).tolist(), list(range(60)), seed=i, draws=400))]
-    assert .88 <= np.mean(inside) <= 1                                       # a 95 % interval holds the truth about 95 times in 100
+    for p, n in ((.7, 60), (.95, 20), (.98, 30), (.99, 48), (.999, 605), (.01, 48)):        # a 95 % interval holds the truth about 95 times in 100, also near 0 and 1
+        inside = [b.low <= p <= b.high for i in range(200) if (b := bootstrap((rng.random(n) < p).astype(float).tolist(), list(range(n)), seed=i, draws=400))]
+        assert np.mean(inside) >= .88, (p, n)
 
 
 def test_differences_are_between_the_same_questions():
@@ -234,6 +245,9 @@ def test_another_evaluations_file_is_refused(tmp_path, change):
     with pytest.raises(CasmError, match=f"line 2: {next(iter(change))} is"): evaluate(Guesser(b, 0), probes, "2018", 0, path=path)
     with pytest.raises(CasmError, match="holds 6 predictions for 4"): evaluate(Guesser(b, 0), probes[:4], "2018", 0, path=path)
     assert path.read_text() == text
+    for bad in ("[]", "garbage", "7"):
+        path.write_text(f"{lines[0]}\n{bad}\n")
+        with pytest.raises(CasmError, match="line 2: (is no prediction|method is None)"): evaluate(Guesser(b, 0), probes, "2018", 0, path=path)
 
 
 def test_the_matrix_leaves_out_what_has_no_answer():
