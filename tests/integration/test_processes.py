@@ -2,7 +2,7 @@
 
 Run as a program this file is one of the processes: `test_processes.py METHOD STUB FOLDER`.
 """
-import json, os, subprocess, sys
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -30,12 +30,19 @@ def teach(name, stub, folder, until=None):
         if job.step == until: raise KeyboardInterrupt
         f(job, *a)
     trainer.step_loss, trainer.take_step = step_loss, take_step
+    def load_latest(run, f=RunFolder.load_latest):
+        if os.environ.get("RANK") == "1": time.sleep(2)                  # a slow process reads what was there, not what the first writes meanwhile
+        return f(run)
+    RunFolder.load_latest = load_latest
     run = RunFolder(folder) if (Path(folder) / "run_manifest.json").exists() else RunFolder(folder, {})
-    asked = []
-    try: trainer.train(method, lm, stream, config, run, lambda m, p: asked.append(p))
-    except KeyboardInterrupt: pass
+    asked, stopped = [], None
+    def ask(method, period):
+        asked.append(period)
+        if until == "asked" and period == "2020": os.kill(os.getpid(), signal.SIGUSR1)
+    try: trainer.train(method, lm, stream, config, run, ask)
+    except KeyboardInterrupt as e: stopped = type(e).__name__
     ends = [json.loads(x) for x in (run.metrics / "events.jsonl").read_text().splitlines()] if until is None else []
-    return {"chosen": chosen, "asked": asked, "losses": [e["loss"] for e in ends if e["event"] == "period_end"], "learnt": {k: v.float().flatten().tolist() for k, v in method.tensors().items()}}
+    return {"chosen": chosen, "asked": asked, "stopped": stopped, "losses": [e["loss"] for e in ends if e["event"] == "period_end"], "learnt": {k: v.float().flatten().tolist() for k, v in method.tensors().items()}}
 
 
 def processes(n, *args):
@@ -74,4 +81,12 @@ def test_goes_on_in_another_number(name, before, after, stub, tmp_path):
     alike({**whole, "chosen": whole["chosen"][4:]}, rest)
 
 
-if __name__ == "__main__": print(json.dumps(teach(*sys.argv[1:4], *map(int, sys.argv[4:]))))
+def test_a_signal_while_the_first_process_asks_stops_all(stub, tmp_path):
+    stopped = processes(2, "casm", stub, tmp_path / "run", "asked")
+    assert [x["stopped"] for x in stopped] == ["Preempted", "Preempted"] and [x["asked"] for x in stopped] == [["2018", "2020"], []]
+    again, = processes(1, "casm", stub, tmp_path / "run")
+    assert again["asked"] == ["2020"] and not again["chosen"] and again["stopped"] is None       # nothing is trained again
+    assert again["learnt"] == stopped[0]["learnt"]
+
+
+if __name__ == "__main__": print(json.dumps(teach(*sys.argv[1:4], *(int(x) if x.isdecimal() else x for x in sys.argv[4:]))))
