@@ -56,18 +56,18 @@ def generate(
     if within is None: within = lambda batch: reading(model, None if each is None else each[batch])  # noqa: E731
     model.eval()
     eos, said = tokenizer.eos_token_id, [[] for _ in ids]
-    bar = tqdm(total=len(prompts), desc=progress, unit="probe", leave=False, disable=progress is None or len(prompts) <= batch_size)
-    for budget in (min(FIRST, max_new_tokens), max_new_tokens - FIRST):
-        greedy = GenerationConfig(do_sample=False, max_new_tokens=budget, eos_token_id=eos, pad_token_id=pad_id(tokenizer)) if budget > 0 else None
-        todo = [i for i, x in enumerate(said) if greedy and eos not in x]
-        for batch in equal_lengths([ids[i] + said[i] for i in todo], batch_size):
-            batch = [todo[i] for i in batch]
-            x = torch.tensor([ids[i] + said[i] for i in batch], device=device)
-            with within(batch): y = model.generate(input_ids=x, attention_mask=torch.ones_like(x), generation_config=greedy)
-            for i, new in zip(batch, y[:, x.shape[1]:].tolist()): said[i] += new[:new.index(eos) + 1] if eos in new else new
-            bar.update(sum(eos in said[i] or len(said[i]) >= max_new_tokens for i in batch))
+    with tqdm(total=len(prompts), desc=progress, unit="probe", leave=False, disable=progress is None or len(prompts) <= batch_size) as bar:
+        for budget in (min(FIRST, max_new_tokens), max_new_tokens - FIRST):
+            greedy = GenerationConfig(do_sample=False, max_new_tokens=budget, eos_token_id=eos, pad_token_id=pad_id(tokenizer)) if budget > 0 else None
+            todo = [i for i, x in enumerate(said) if greedy and eos not in x]
+            for batch in equal_lengths([ids[i] + said[i] for i in todo], batch_size):
+                batch = [todo[i] for i in batch]
+                x = torch.tensor([ids[i] + said[i] for i in batch], device=device)
+                with within(batch): y = model.generate(input_ids=x, attention_mask=torch.ones_like(x), generation_config=greedy)
+                for i, new in zip(batch, y[:, x.shape[1]:].tolist()): said[i] += new[:new.index(eos) + 1] if eos in new else new
+                bar.update(sum(eos in said[i] or len(said[i]) >= max_new_tokens for i in batch))
     out = tokenizer.batch_decode(said, skip_special_tokens=True)
-    bar.close(); model.train(was_training)
+    model.train(was_training)
     return out
 
 # %% ../nbs/07_generation.ipynb #d60b6688

@@ -240,16 +240,15 @@ def train_period(
     "Teach one period, or the rest of it. Leaves the method with the period ended; what it cost is returned."
     start = time.perf_counter()
     job = begin_job(method, period, items, config, accelerator) if left is None else resume_job(method, period, items, config, accelerator, *left)
-    bar = tqdm(total=job.steps, initial=job.step, desc=f"{method.name} {period}", unit="step", leave=False, disable=not accelerator.is_main_process or not job.steps)
     job.seconds += time.perf_counter() - start
-    for batch in islice(batches(job.items, config, period), job.step, None) if job.steps else ():
-        start = time.perf_counter()
-        take_step(job, batch, accelerator)
-        job.seconds += time.perf_counter() - start
-        bar.set_postfix(loss=f"{job.loss:.3f}", tokens_s=f"{job.tokens * job.step / job.steps / job.seconds:.0f}", refresh=False)
-        bar.update()
-        after_step(job)
-    bar.close()
+    with tqdm(total=job.steps, initial=job.step, desc=f"{method.name} {period}", unit="step", leave=False, disable=not accelerator.is_main_process or not job.steps) as bar:
+        for batch in islice(batches(job.items, config, period), job.step, None) if job.steps else ():
+            start = time.perf_counter()
+            take_step(job, batch, accelerator)
+            job.seconds += time.perf_counter() - start
+            bar.set_postfix(loss=f"{job.loss:.3f}", tokens_s=f"{job.tokens * job.step / job.steps / job.seconds:.0f}", refresh=False)
+            bar.update()
+            after_step(job)
     start = time.perf_counter()
     method.end_period()
     job.seconds += time.perf_counter() - start
