@@ -110,7 +110,7 @@ def serve(monkeypatch):
     for s in services: s.shutdown(); s.server_close()
 
 
-def parser():
+def parser(chosen=None):
     "The parser of `casm data`"
     p = cli.Parser(prog="casm")
     commands = p.add_subparsers()
@@ -134,7 +134,7 @@ CHILD = """
 import sys
 sys.path.insert(0, {root!r})
 from casm import cli, gemini
-def parser():
+def parser(chosen=None):
     p = cli.Parser(prog="casm")
     commands = p.add_subparsers()
     gemini.add_gemini(commands, cli.command); gemini.add_augment(commands, cli.command)
