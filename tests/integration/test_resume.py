@@ -69,7 +69,7 @@ def whole(stub, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("name", ["full_ft", "lora", "smf", "casm"])
+@pytest.mark.parametrize("name", ["casm", *(pytest.param(m, marks=pytest.mark.full) for m in ("full_ft", "lora", "smf"))])
 def test_stopped_after_each_step(name, whole, stub, tmp_path, dying):
     "SIGTERM after every single step: each resume does one step"
     count, stops, want = None, 0, whole(name)

@@ -99,6 +99,7 @@ STAYS = ("--export=ALL,STAYS=1",)
 def said(cluster, job, word): return [x for x in cluster.tail(job).splitlines() if x.split()[0] == word]
 
 
+@pytest.mark.full
 def test_nearly_out_of_time_it_goes_back_into_the_queue(cluster, python):
     job = cluster.submit("run_job.sh", options=STAYS, PYTHON=python)
     there(lambda: said(cluster, job, "rank"))
@@ -109,6 +110,7 @@ def test_nearly_out_of_time_it_goes_back_into_the_queue(cluster, python):
     assert first == second and f"--run-id slurm_{job} " in first
 
 
+@pytest.mark.full
 def test_preempted_it_hears_one_signal(cluster, python):
     job = cluster.submit("run_job.sh", options=STAYS, PYTHON=python)
     there(lambda: said(cluster, job, "rank"))
@@ -116,6 +118,7 @@ def test_preempted_it_hears_one_signal(cluster, python):
     assert cluster.finish(job)["Restarts"] == "1" and said(cluster, job, "heard") == ["heard TERM", "heard"]
 
 
+@pytest.mark.full
 def test_cancelled_stays_cancelled(cluster, python):
     job = cluster.submit("run_job.sh", options=STAYS, PYTHON=python)
     there(lambda: said(cluster, job, "rank"))
@@ -126,6 +129,7 @@ def test_cancelled_stays_cancelled(cluster, python):
     assert said(cluster, job, "heard") == ["heard TERM"] and (now["JobState"], now["Restarts"]) == ("CANCELLED", "0")
 
 
+@pytest.mark.full
 def test_array_trains_each_method_with_each_seed(cluster, python):
     job = cluster.submit(ARRAY, "tiny", options=("--array=0-3", f"--output={cluster.logs}/%A-%a.out"), PYTHON=python, METHODS="lora casm", SEEDS="1 2")
     logs = [cluster.logs / f"{job}-{i}.out" for i in range(4)]
@@ -133,6 +137,7 @@ def test_array_trains_each_method_with_each_seed(cluster, python):
     assert [x.read_text().splitlines()[0] for x in logs] == [f"line scripts/carc/train_carc.py --method {m} --model tiny --seed {s}" for m in ("lora", "casm") for s in "12"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", ["out of time", "preempted"])
 def test_every_process_of_several_hears_it(cluster, python, how):
     job = cluster.submit(NODES, "casm", options=("--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=0", *STAYS), PYTHON=python)
