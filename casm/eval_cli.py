@@ -51,16 +51,11 @@ class Untaught:
     def gold_slot(self, probe: Probe) -> None: "No slots"
 
 # %% ../nbs/52_eval_cli.ipynb #63e4fb64
-class MostFrequent:
+class MostFrequent(Bound):
     "Whatever is asked, the answer that is right most often, the first of several"
-    name = "most frequent"
     def __init__(self, probes: list[Probe]):
         golds = [p.answer for p in probes if p.answer is not None]
-        self.usual = max(dict.fromkeys(golds), key=golds.count) if golds else ""
-
-    def answer(self, questions: list[str], as_of: list[str | None]) -> list[Said]: return [Said(self.usual)] * len(questions)
-
-    def gold_slot(self, probe: Probe) -> None: "No slots"
+        self.name, self.usual, self.old = "most frequent", max(dict.fromkeys(golds), key=golds.count) if golds else "", {}
 
 # %% ../nbs/52_eval_cli.ipynb #5a867cc2
 def answerers(args) -> tuple:
