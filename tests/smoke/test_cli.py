@@ -12,7 +12,7 @@ FACTS = generate(6, seed=5, periods=("2018", "2021", "2024"))
 GOOD = {"entity": "Inn", "relation": "door colour", "value_2018": "red", "value_2020": "blue", "changed": True}
 
 
-def casm(*args, cwd=None): return subprocess.run([CASM, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300)
+def casm(*args, cwd=None): return subprocess.run([CASM, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=1800)
 def files(folder): return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 def lines(path): return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()]
 
