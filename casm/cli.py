@@ -122,7 +122,7 @@ def train_command(args):
     from casm import experiments
     from casm.trainer import Stop, check_place
     settings, config = recipe_of(args)
-    check_place(config)
+    check_place(config, experiments.KNOWN[args.method])
     benchmark, model = facts_of(args.facts), model_of(args.model)
     background = background_of(args.background, model)
     folder = Path(args.checkpoint_dir) / args.run_id

@@ -101,13 +101,13 @@ def run_one(
     settings, recipe = recipe or RECIPES[name]
     config = replace(recipe, seed=seed)
     periods, here = benchmark.periods, accelerator_here()
-    check_place(config)
     def ask(method: Method, after: str):
         probes = all_probes(benchmark, after)
         predictions = with_oracle(method, evaluate(method, probes, after, seed))
         write_predictions(folder / "periods" / after, predictions)
         run.append("eval", {"event": "evaluation", "unit": after, "matrix": matrix(predictions).get(after, {}), **beside(method, benchmark, probes, after)})
     method = make_method(name, KNOWN, **settings)
+    check_place(config, method)
     manifest = run_manifest(name, benchmark, stream, settings, config, start.name) | {"start": hash_tensors(start.model.state_dict())}
     with here.main_process_first(): run = RunFolder(folder, manifest, GROWN)
     train(method, start, teaching(benchmark, stream)[1:], config, run, ask)

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ROW_OPTIMIZERS', 'METHODS', 'Item', 'Answer', 'split_answer', 'Method', 'tensors_of', 'count_tokens', 'count_targets',
-           'prompts_plain', 'continuations', 'answer_plain', 'logprobs', 'perplexity', 'Cost', 'trained_tensors',
-           'plain_state', 'check_method', 'check_tensors', 'load_plain', 'plain_cost', 'optimizer_tensors',
-           'load_optimizer', 'FullFT', 'LoRA', 'SMF', 'smf_loss', 'smf_begin_step', 'smf_prompts', 'smf_tensors',
-           'smf_load', 'smf_cost', 'bank_bytes', 'smf_optimizer_tensors', 'smf_load_optimizer', 'set_bank', 'CASM',
-           'casm_begin', 'stated', 'casm_reopen', 'slot_rows', 'casm_loss', 'casm_end', 'aim', 'casm_read',
-           'casm_answer', 'casm_answer_through', 'casm_tensors', 'casm_state', 'casm_load', 'first_slots', 'casm_cost',
-           'make_method']
+           'prompts_plain', 'continuations', 'answer_plain', 'logprobs', 'perplexity', 'unsharded', 'sharded_like',
+           'Cost', 'trained_tensors', 'plain_state', 'check_method', 'check_tensors', 'load_plain', 'plain_cost',
+           'optimizer_tensors', 'load_optimizer', 'FullFT', 'LoRA', 'SMF', 'smf_loss', 'smf_begin_step', 'smf_prompts',
+           'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes', 'smf_optimizer_tensors', 'smf_load_optimizer',
+           'set_bank', 'CASM', 'casm_begin', 'stated', 'casm_reopen', 'slot_rows', 'casm_loss', 'casm_end', 'aim',
+           'casm_read', 'casm_answer', 'casm_answer_through', 'casm_tensors', 'casm_state', 'casm_load', 'first_slots',
+           'casm_cost', 'make_method']
 
 # %% ../nbs/10_methods.ipynb #84097154
 import math
@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .adapter import add_slots, casm_layer, encode, memory_of, reading, slot_bank
 from .benchmark import times_stated
@@ -61,6 +62,7 @@ def split_answer(item: Item) -> tuple[str, str]:
 class Method:
     "What the trainer and the evaluation know of a method. Subclasses say which parameters train."
     name = "frozen"
+    shards = False  # whether several processes can keep the weights in parts
     def __init__(self): self.lm, self.periods, self.selecting = None, [], 0.      # selecting: seconds spent on choosing rows
 
     def prepare(self, lm: LM):
@@ -147,6 +149,17 @@ Method.continuations, Method.perplexity = continuations, perplexity
 Method.batch, Method.prompts, Method.answer, Method.logprobs = tensors_of, prompts_plain, answer_plain, logprobs
 Method.count_tokens, Method.count_targets = count_tokens, count_targets
 
+# %% ../nbs/10_methods.ipynb #04ccca3b
+def unsharded(t: torch.Tensor) -> torch.Tensor:
+    "What processes keep in parts in one piece, in the first process; in the others its shape alone. All must call this. Any other tensor as it is."
+    if not isinstance(t, DTensor): return t
+    full = t.full_tensor()
+    return full.cpu() if torch.distributed.get_rank() == 0 else full.to("meta")
+
+def sharded_like(t: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    "`t`, which all processes have, in parts as `other` is kept"
+    return distribute_tensor(t.to(other.device), other.device_mesh, other.placements, src_data_rank=None) if isinstance(other, DTensor) else t
+
 # %% ../nbs/10_methods.ipynb #e5f1a280
 @dataclass
 class Cost:
@@ -161,7 +174,7 @@ def trained_tensors(method: Method) -> dict[str, torch.Tensor]:
 
 def plain_state(method: Method) -> State:
     "All that must be saved to continue, after a period or between two steps of one, or to answer in another process"
-    return State(tensors=method.tensors(), meta={"method": method.name, "periods": method.periods}, files={})
+    return State(tensors={k: unsharded(v) for k, v in method.tensors().items()}, meta={"method": method.name, "periods": method.periods}, files={})
 
 # %% ../nbs/10_methods.ipynb #2b94bbdb
 def check_method(method: Method, meta: dict):
@@ -179,7 +192,7 @@ def load_plain(method: Method, tensors: dict[str, torch.Tensor], meta: dict, fol
     check_method(method, meta)
     check_tensors(method.tensors(), tensors)
     with torch.no_grad():
-        for k, v in method.tensors().items(): v.copy_(tensors[k])
+        for k, v in method.tensors().items(): v.copy_(sharded_like(tensors[k], v))
     method.periods = list(meta["periods"])
 
 # %% ../nbs/10_methods.ipynb #152cfab6
@@ -193,7 +206,7 @@ Method.tensors, Method.state, Method.load_state, Method.cost = trained_tensors, 
 # %% ../nbs/10_methods.ipynb #3de1552d
 def optimizer_tensors(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     "What the optimiser remembers of the method's parameters, by the parameter's number and the memory's name"
-    return {f"{i}.{k}": v for i, state in optimizer.state_dict()["state"].items() for k, v in state.items()}
+    return {f"{i}.{k}": unsharded(v) for i, state in optimizer.state_dict()["state"].items() for k, v in state.items()}
 
 def load_optimizer(method: Method, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]):
     "Give a new optimiser the memory of another. Raises `CasmError` when it is that of other parameters."
@@ -205,6 +218,7 @@ def load_optimizer(method: Method, optimizer: torch.optim.Optimizer, tensors: di
     for i, state in states.items():
         if i >= len(params) or any(v.dim() and v.shape != params[i].shape for v in state.values()):
             raise CasmError(f"the optimiser's memory of parameter {i} does not fit ({len(params)} parameters here); use the model and settings it was written with")
+    states = {i: {k: sharded_like(v, params[i]) if v.dim() else v for k, v in state.items()} for i, state in states.items()}
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
 
 Method.optimizer_tensors, Method.load_optimizer = optimizer_tensors, load_optimizer
@@ -212,7 +226,7 @@ Method.optimizer_tensors, Method.load_optimizer = optimizer_tensors, load_optimi
 # %% ../nbs/10_methods.ipynb #b5a51fd6
 class FullFT(Method):
     "Every weight trains, memory included."
-    name = "full_ft"
+    name, shards = "full_ft", True
     def prepare(self, lm: LM):
         super().prepare(lm)
         lm.model.requires_grad_(True)

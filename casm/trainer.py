@@ -7,11 +7,12 @@ __all__ = ['KINDS', 'ELSEWHERE', 'SIGNALS', 'PREEMPTED', 'GROWS', 'setting', 'Tr
            'read_setting', 'read_yaml', 'layered', 'schedule', 'passes', 'batches', 'keep_passages', 'Job', 'split',
            'step_loss', 'take_step', 'lower', 'over_processes', 'sum_gradients', 'train_period', 'new_job', 'begin_job',
            'resume_job', 'job_state', 'accelerator_here', 'device_of', 'check_place', 'Preempted', 'Stop',
-           'random_states', 'set_random_states', 'Loop', 'take_over', 'save', 'after_step', 'finish', 'log', 'asked',
-           'last_period', 'figures', 'peak_bytes', 'train', 'writing', 'plan_of']
+           'random_states', 'set_random_states', 'Sharded', 'Loop', 'take_over', 'save', 'after_step', 'finish', 'log',
+           'asked', 'last_period', 'figures', 'peak_bytes', 'train', 'writing', 'plan_of']
 
 # %% ../nbs/13_trainer.ipynb #a79c6426
 import base64
+import copy
 import hashlib
 import json
 import math
@@ -23,7 +24,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from datetime import timedelta
 from itertools import islice
@@ -36,11 +37,13 @@ import yaml
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 from safetensors.torch import load_file, save_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from tqdm.auto import tqdm
 
 from .checkpoint import Checkpoint, RunFolder, State
 from .facts import CasmError
-from .methods import Item, Method
+from .methods import Item, Method, unsharded
 
 # %% ../nbs/13_trainer.ipynb #a0931318
 def setting(default, help: str, low=None, above=None, most=None, choices=(), place=False):
@@ -66,6 +69,7 @@ class TrainConfig:
     seed: int = setting(0, "order of the passages and everything random", low=0)
     save_every: int = setting(0, "optimiser steps from one checkpoint to the next within a period; 0: only after each period", low=0, place=True)
     device: str = setting("auto", "auto: a GPU if there is one", choices=("auto", "cpu", "cuda"), place=True)
+    shard: bool = setting(False, "several processes keep the weights, their gradients and the optimiser's memory in parts (FSDP2); full_ft only", place=True)
     tracker: str = setting("none", "where losses are drawn as they come", choices=("none", "tensorboard", "wandb"), place=True)
 
     def __post_init__(self):
@@ -179,22 +183,22 @@ def split(batch: list[Item], parts: int) -> list[list[Item]]:
 def step_loss(job: Job, batch: list[Item], accelerator: Accelerator) -> float:
     "Gradients of the mean loss over a batch, which all processes and parts compute together; the loss"
     method, parts, n = job.method, job.config.accumulate, accelerator.num_processes
-    mine = [p for p in split(batch, n * parts)[accelerator.process_index * parts:][:parts] if p]
-    weights = [1.]
+    mine = [p for p in split(batch, n * parts)[accelerator.process_index * parts:][:parts] if p or job.config.shard]
+    weights, average = [1.], n if job.config.shard else 1              # FSDP2 averages over the processes, where a sum is wanted
     with lower(job):
         if n * parts > 1:
             method.begin_step(mine)
-            counts = [method.count_targets(p) for p in mine]
+            counts = [method.count_targets(p) if p else 0 for p in mine]
             total = over_processes(accelerator, sum(counts), job.device)
             weights = [c / total for c in counts]
     job.optimizer.zero_grad()
     loss = 0.
     for part, w in zip(mine, weights):
-        with lower(job): part_loss = method.loss(part)
-        job.scaler.scale(part_loss * w if n * parts > 1 else part_loss).backward()
+        with lower(job): part_loss = method.loss(part or batch[:1])     # weights in parts need every process in every pass
+        job.scaler.scale(part_loss * (w * average) if n * parts > 1 else part_loss).backward()
         loss += w * part_loss.item()
     if n == 1: return loss
-    sum_gradients(method.parameters())
+    if not job.config.shard: sum_gradients(method.parameters())
     return over_processes(accelerator, loss, job.device)
 
 def take_step(job: Job, batch: list[Item], accelerator: Accelerator):
@@ -295,14 +299,18 @@ def device_of(config: TrainConfig, accelerator: Accelerator) -> torch.device:
     "Where a run computes"
     return torch.device("cpu") if config.device == "cpu" else accelerator.device
 
-def check_place(config: TrainConfig):
-    "Raises `CasmError` for a device or a tracker that isn't there, and for processes that do not know of each other"
+def check_place(config: TrainConfig, method: Method | type[Method]):
+    "Raises `CasmError` for a device or a tracker that isn't there, for processes that do not know of each other, and for weights that can't be kept in parts"
     if config.device == "cuda" and not torch.cuda.is_available():
         raise CasmError("device='cuda': no GPU is visible here; use device=auto, or ask the job scheduler for one")
     there = {"none": lambda: True, "tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[config.tracker]
     if not there(): raise CasmError(f"tracker={config.tracker!r}: the package is not installed; pip install {config.tracker}, or use tracker=none")
     n, known = os.environ.get("WORLD_SIZE", "1"), accelerator_here().num_processes
     if n.isdecimal() and int(n) != known: raise CasmError(f"WORLD_SIZE={n}: {known} process takes part; on machines without a GPU set ACCELERATE_USE_CPU=1, or start one process")
+    if not config.shard: return
+    if not method.shards: raise CasmError(f"shard=True: {method.name} trains little of the model, which each process keeps whole; use shard=false")
+    if known == 1: raise CasmError("shard=True: one process has nobody to share the weights with; start several (torchrun, srun), or use shard=false")
+    if config.precision == "fp16": raise CasmError("shard=True with precision='fp16': the scale of fp16 gradients is kept per process; use bf16")
 
 # %% ../nbs/13_trainer.ipynb #c9501087
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -365,10 +373,44 @@ def set_random_states(states: dict):
     torch.set_rng_state(torch.from_numpy(data(states["torch"], "u1")))
     for i, c in enumerate(states["cuda"][:torch.cuda.device_count()]): torch.cuda.set_rng_state(torch.from_numpy(data(c, "u1")), i)
 
+# %% ../nbs/13_trainer.ipynb #2a1e6ce1
+class Sharded:
+    "The model of a prepared method in parts, each process with its own. Processes come together in every pass, and in `gather`."
+    def __init__(self, method: Method, device: torch.device, accelerator: Accelerator):
+        self.method, self.device = method, device
+        self.spare = copy.deepcopy(method.lm.model) if accelerator.is_main_process else None
+        model, mesh = method.lm.model, init_device_mesh(device.type, (accelerator.num_processes,))
+        kinds = set(getattr(model, "_no_split_modules", None) or ())
+        for layer in [m for m in model.modules() if type(m).__name__ in kinds]: fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+
+    @torch.no_grad()
+    def gather(self):
+        "Bring the spare model, where there is one, up to date"
+        now = {k: unsharded(v) for k, v in self.method.tensors().items()}
+        for k, p in self.spare.named_parameters() if self.spare else (): p.copy_(now[k])
+
+    @contextmanager
+    def unsharded(self):
+        "Within the block the first process has the model in one piece"
+        self.gather()
+        parts = self.method.lm.model
+        if self.spare: self.method.lm.model = self.spare.to(self.device)
+        try: yield
+        finally:
+            self.method.lm.model = parts
+            if self.spare: self.spare.to("cpu")                       # the GPU's memory is for training
+
+    def end(self):
+        "Leave the method, in the first process, with the model in one piece"
+        self.gather()
+        if self.spare: self.method.lm.model = self.spare.to(self.device)
+
 # %% ../nbs/13_trainer.ipynb #db0cd4eb
 class Loop:
     "A run in progress."
     def __init__(self, method: Method, config: TrainConfig, run: RunFolder, accelerator: Accelerator, stop: Stop, evaluate: Callable):
+        self.sharded = Sharded(method, device_of(config, accelerator), accelerator) if config.shard else None
         self.method, self.config, self.run, self.accelerator, self.stop, self.evaluate = method, config, run, accelerator, stop, evaluate
         self.step, self.done, self.saving = 0, None, 0.      # optimiser steps, last whole period, seconds spent on checkpoints since the last event
         self.main = accelerator.is_main_process
@@ -422,7 +464,7 @@ def finish(loop: Loop, period: str | None, did: dict):
     "Question the method after a period, then commit the period"
     sizes, start, broken = loop.run.sizes() if loop.main else {}, time.perf_counter(), None
     try:
-        with loop.stop.at_once():
+        with loop.sharded.unsharded() if loop.sharded else nullcontext(), loop.stop.at_once():
             if loop.main: loop.evaluate(loop.method, period)
     except Preempted as e: broken = e
     if over_processes(loop.accelerator, float(broken is not None), device_of(loop.config, loop.accelerator)):     # one process that must stop stops all
@@ -472,15 +514,19 @@ def train(
     evaluate: Callable[[Method, str], None] = lambda method, period: None,  # called at the start and after each period, in the first process
 ) -> bool:  # whether anything was left to do
     "Train `method` through the stream, or through what an earlier call left of it. Raises `Preempted`, when all is saved, if a signal asks for an end."
-    check_place(config)
+    check_place(config, method)
     tracked = {} if config.tracker == "none" else {"log_with": config.tracker, "project_dir": str(run.path)}
     accelerator = accelerator_here(**tracked)
-    lm.model.to(device_of(config, accelerator))
+    if not config.shard: lm.model.to(device_of(config, accelerator))    # in parts it may fit where it does not fit whole
     with Stop() as stop, stop.later(), writing(run, accelerator):
-        if tracked: accelerator.init_trackers("casm", config=asdict(config) | {"method": method.name})
+        if tracked: accelerator.init_trackers("casm", config=asdict(config) | {"method": method.name}, init_kwargs={"wandb": {"dir": str(run.path), "name": run.path.name}})
         torch.manual_seed(config.seed)                                # a method's own new weights repeat, whatever ran before
         method.prepare(lm)
-        try: return Loop(method, config, run, accelerator, stop, evaluate).go(stream)
+        try:
+            loop = Loop(method, config, run, accelerator, stop, evaluate)
+            trained = loop.go(stream)
+            if loop.sharded: loop.sharded.end()
+            return trained
         finally:
             for t in accelerator.trackers if tracked else (): t.finish()
 

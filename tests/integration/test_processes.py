@@ -2,11 +2,14 @@
 
 Run as a program this file is one of the processes: `test_processes.py METHOD STUB FOLDER`.
 """
-import json, os, signal, subprocess, sys, time
+import json, os, signal, socket, sys, time
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
+
+from commands import Command
 
 
 def teach(name, stub, folder, until=None):
@@ -17,11 +20,12 @@ def teach(name, stub, folder, until=None):
     from casm.methods import Item, make_method
     from casm.pretraining import load_lm
     bench = generate(6, seed=5, periods=("2018", "2020"))
-    stream = [("2020", [Item(p.text, p.fact, p.date) for p in bench.passages(bench.facts("2020"))])]
-    config = trainer.TrainConfig(lr=1e-3, epochs=1, min_steps=10, batch_size=7, save_every=1)
+    stream = [("2020", [Item(p.text, p.fact, p.date) for p in bench.passages(bench.facts("2020"))][:15])]      # batches of 7, 7 and 1: of that, a second process has no part
+    name, _, parts = name.partition("+")
+    config = trainer.TrainConfig(lr=1e-3, epochs=1, min_steps=10, batch_size=7, save_every=1, shard=parts == "shard")
     lm = load_lm(stub)
     lm.facts = tuple(bench.facts("2018"))
-    method, chosen = make_method(name, **{"smf": {"rows": 20}, "casm": {"rows": 20}}.get(name, {})), []
+    method, chosen, held = make_method(name, **{"smf": {"rows": 20}, "casm": {"rows": 20}}.get(name, {})), [], set()
     def step_loss(*a, f=trainer.step_loss):
         loss = f(*a)
         if hasattr(method, "bank"): chosen.append(method.bank.entries[torch.isin(method.bank.lines, method.bank.trained)].tolist())
@@ -29,33 +33,37 @@ def teach(name, stub, folder, until=None):
     def take_step(job, *a, f=trainer.take_step):
         if job.step == until: raise KeyboardInterrupt
         f(job, *a)
+        held.add(sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in method.parameters()))
     trainer.step_loss, trainer.take_step = step_loss, take_step
     def load_latest(run, f=RunFolder.load_latest):
         if os.environ.get("RANK") == "1": time.sleep(2)                  # a slow process reads what was there, not what the first writes meanwhile
         return f(run)
     RunFolder.load_latest = load_latest
-    run = RunFolder(folder) if (Path(folder) / "run_manifest.json").exists() else RunFolder(folder, {})
+    with trainer.accelerator_here().main_process_first(): run = RunFolder(folder, {})      # two at once would each find the other's half of a folder
     asked, stopped = [], None
     def ask(method, period):
         asked.append(period)
+        method.answer(["The depth of X is"], [None])
         if until == "asked" and period == "2020": os.kill(os.getpid(), signal.SIGUSR1)
     try: trainer.train(method, lm, stream, config, run, ask)
     except KeyboardInterrupt as e: stopped = type(e).__name__
     ends = [json.loads(x) for x in (run.metrics / "events.jsonl").read_text().splitlines()] if until is None else []
-    return {"chosen": chosen, "asked": asked, "stopped": stopped, "losses": [e["loss"] for e in ends if e["event"] == "period_end"], "learnt": {k: v.float().flatten().tolist() for k, v in method.tensors().items()}}
+    return {"held": sum(held), "chosen": chosen, "asked": asked, "stopped": stopped, "losses": [e["loss"] for e in ends if e["event"] == "period_end"], "learnt": {k: v.float().flatten().tolist() for k, v in run.load_latest().tensors.items()}}
 
 
 def processes(n, *args):
-    "What each of `n` processes gives, run as torchrun runs them"
-    port = 20000 + os.getpid() % 20000
+    "What each of `n` processes gives, run as torchrun runs them; when one fails, its error"
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     env = [os.environ | {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"} for r in range(n)]
-    children = [subprocess.Popen([sys.executable, __file__, *map(str, args)], env=e if n > 1 else None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for e in env]
+    children = [Command(__file__, *args, env=e if n > 1 else None) for e in env]
     try:
-        got = [c.communicate(timeout=200) for c in children]
-        for c, (_, err) in zip(children, got): assert c.returncode == 0, err[-3000:]
+        while None in [c.process.exitcode for c in children] and not any(c.process.exitcode for c in children): time.sleep(.1)      # the others would wait for one that failed
     finally:
-        for c in children: c.kill()
-    return [json.loads(out) for out, _ in got]
+        for c in children: c.process.kill()
+    got = [c.result() for c in children]
+    for c in got: assert c.returncode in (0, -signal.SIGKILL), c.stderr[-3000:]
+    return [json.loads(c.stdout) for c in got]
 
 
 def alike(a, b):
@@ -63,21 +71,22 @@ def alike(a, b):
     for k, v in a["learnt"].items(): torch.testing.assert_close(torch.tensor(v), torch.tensor(b["learnt"][k]), rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["casm", "smf", *(pytest.param(m, marks=pytest.mark.full) for m in ("full_ft", "lora"))])
+@pytest.mark.parametrize("name", ["casm", "full_ft+shard", *(pytest.param(m, marks=pytest.mark.full) for m in ("smf", "full_ft", "lora"))])
 def test_two_processes_are_one(name, stub, tmp_path):
-    one, = processes(1, name, stub, tmp_path / "one")
+    one, = processes(1, name.partition("+")[0], stub, tmp_path / "one")
     first, second = processes(2, name, stub, tmp_path / "two")
     assert first["learnt"] == second["learnt"] and first["chosen"] == second["chosen"] and (len(one["chosen"]) >= 10) == (name in ("smf", "casm"))
     assert (first["asked"], second["asked"]) == (one["asked"], [])                     # the first process alone asks
     alike(one, first)
+    assert one["held"] == (first["held"] + second["held"] if name.endswith("+shard") else first["held"])
     assert abs(one["losses"][0] - first["losses"][0]) < 1e-3
 
 
-@pytest.mark.parametrize("name, before, after", [("smf", 2, 1), pytest.param("casm", 1, 2, marks=pytest.mark.full)])
+@pytest.mark.parametrize("name, before, after", [("smf", 2, 1), *(pytest.param(*p, marks=pytest.mark.full) for p in (("casm", 1, 2), ("full_ft+shard", 2, 1)))])
 def test_goes_on_in_another_number(name, before, after, stub, tmp_path):
-    whole, = processes(1, name, stub, tmp_path / "whole")
+    whole, = processes(1, name.partition("+")[0], stub, tmp_path / "whole")
     processes(before, name, stub, tmp_path / "run", 4)
-    rest = processes(after, name, stub, tmp_path / "run")[0]
+    rest = processes(after, name if after > 1 else name.partition("+")[0], stub, tmp_path / "run")[0]
     alike({**whole, "chosen": whole["chosen"][4:]}, rest)
 
 

@@ -1,10 +1,11 @@
 "The sceptic's tables run, are kept one by one, and measure what they say; what comes out is not asked here."
-import importlib.util, json, subprocess, sys
+import importlib.util, json, sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import commands
 from casm.benchmark import USE_KINDS, UseQuestion, generate
 from casm.facts import Fact
 from casm.methods import CASM
@@ -17,7 +18,7 @@ sceptic = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sceptic)
 
 
-def run(*args): return subprocess.run([sys.executable, FOLDER / "sceptic.py", *map(str, args)], capture_output=True, text=True, timeout=900)
+def run(*args): return commands.run(FOLDER / "sceptic.py", *args)
 
 
 def test_every_table(tmp_path):

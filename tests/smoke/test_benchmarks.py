@@ -1,9 +1,11 @@
 "The benchmarks run and report everything they name, and their contenders do the same work; how fast is not asked here."
-import importlib.util, json, subprocess, sys
+import importlib.util, json, sys
 from pathlib import Path
 
 import pytest
 import torch
+
+import commands
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -20,7 +22,7 @@ bench = script("memory")
 slots = script("slots")
 
 
-def run(*args, name="memory"): return subprocess.run([sys.executable, FOLDER / f"{name}.py", *map(str, args)], capture_output=True, text=True, timeout=600)
+def run(*args, name="memory"): return commands.run(FOLDER / f"{name}.py", *args)
 
 
 def numbers(x):

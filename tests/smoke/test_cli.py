@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from casm.benchmark import generate, write_facts
+from commands import run
 
 CASM = str(Path(sys.executable).with_name("casm"))
 COMMANDS = ("demo", "learn", "ask", "history", "diff", "undo", "export", "run", "train", "eval", "export-lm-eval", "lm-eval", "warmup", "pretrain-tiny")
@@ -12,7 +13,7 @@ FACTS = generate(6, seed=5, periods=("2018", "2021", "2024"))
 GOOD = {"entity": "Inn", "relation": "door colour", "value_2018": "red", "value_2020": "blue", "changed": True}
 
 
-def casm(*args, cwd=None): return subprocess.run([CASM, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=1800)
+def casm(*args, cwd=None): return run("casm", *args, cwd=cwd)
 def files(folder): return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 def lines(path): return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()]
 
@@ -31,7 +32,7 @@ def test_help_lists_every_command_and_waits_for_nothing_heavy():
 
 
 def test_nothing_typed_is_help():
-    got = casm()
+    got = subprocess.run([CASM], capture_output=True, text=True)
     assert (got.returncode, got.stdout) == (2, "") and "commands:" in got.stderr
 
 

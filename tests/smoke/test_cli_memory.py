@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from commands import run
+
 CASM = str(Path(sys.executable).with_name("casm"))
 HEADER = "subject,relation,value,valid_from\n"
 BOATS = HEADER + "Torvik Harbour,pilot boat,Marigold,2018\nKarn Point,pilot boat,Swift,2018\n"
 
 
-def casm(line, cwd): return subprocess.run([CASM, *shlex.split(line)], cwd=cwd, capture_output=True, text=True, timeout=300)
+def casm(line, cwd): return run("casm", *shlex.split(line), cwd=cwd)
 def files(folder): return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*")) if p.name != ".lock"}
 
 def refused(got, *says):

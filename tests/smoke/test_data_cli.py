@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from casm.benchmark import PRESETS, generate, generate_preset, read_facts, write_facts
+from commands import run
 
 CASM = str(Path(sys.executable).with_name("casm"))
 ROOT = Path(__file__).parents[2]
@@ -12,7 +13,7 @@ GOLDEN, CASES = ROOT / "tests" / "golden" / "data", ROOT / "tests" / "golden" / 
 COMMANDS = ("generate", "build", "redistribute", "validate", "inspect", "structure", "gemini", "augment")
 
 
-def casm(*args, cwd=None): return subprocess.run([CASM, "data", *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300)
+def casm(*args, cwd=None): return run("casm", "data", *args, cwd=cwd)
 def files(folder): return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 def done(got):
@@ -60,10 +61,10 @@ def test_public_golden_files(tmp_path, shared):
 
 def test_ci_without_the_public_files_fails():
     "With CI=true their absence is a failure, elsewhere a skip that names the folder"
-    run = lambda **env: subprocess.run([sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", str(ROOT / "tests/unit/test_builders.py"), "-k", "public_file"],  # noqa: E731
+    tested = lambda **env: subprocess.run([sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", str(ROOT / "tests/unit/test_builders.py"), "-k", "public_file"],  # noqa: E731
                                        cwd="/", env={k: v for k, v in os.environ.items() if k != "CI"} | env, capture_output=True, text=True, timeout=300)
-    if (ROOT.parent / "shared" / "data").is_dir(): assert run(CI="true").returncode == 0
-    else: assert run(CI="true").returncode == 1 and "is not here" in run().stdout
+    if (ROOT.parent / "shared" / "data").is_dir(): assert tested(CI="true").returncode == 0
+    else: assert tested(CI="true").returncode == 1 and "is not here" in tested().stdout
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from casm.benchmark import generate, write_facts
+from commands import run
 
 ROOT = Path(__file__).parents[2]
 FACTS = generate(6, seed=5, periods=("2018", "2024"))
@@ -14,6 +15,7 @@ def door(*line, **variables):
     "A command in the checkout, as a batch system starts it"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("CONTINUAL_LEARNING_", "SLURM_"))}
     environment |= {f"CONTINUAL_LEARNING_{k}": str(v) for k, v in ({"SKIP_MODULES": 1, "SKIP_VENV": 1, "PYTHON": sys.executable} | variables).items()}
+    if line[0] == sys.executable: return run(*line[1:], cwd="/", env=environment)
     return subprocess.run([*map(str, line)], cwd="/", env=environment, capture_output=True, text=True, timeout=300)
 
 
