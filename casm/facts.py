@@ -221,8 +221,8 @@ _UNITS = {  # base unit: {spellings: how many of it one is}
     "kg": {"g gram": "1/1000", "kg kilo kilogram": "1", "t tonne metric_ton": "1000", "lb lbs": "45359237/100000000"},
     "s": {"s sec second": "1", "min minute": "60", "h hr hrs hour": "3600", "day": "86400", "week": "604800"},
     "m/s": {"m/s": "1", "km/h kmh kph": "5/18", "mph": "1397/3125", "kn kt knot": "463/900"},
-    "w": {"w watt": "1", "kw kilowatt": "1000", "mw megawatt": "1000000"},
-    "hz": {"hz hertz": "1", "khz kilohertz": "1000", "mhz megahertz": "1000000"},
+    "w": {"milliw milliwatt": "1/1000", "w watt": "1", "kw kilowatt": "1000", "mw megawatt": "1000000"},
+    "hz": {"millihz millihertz": "1/1000", "hz hertz": "1", "khz kilohertz": "1000", "mhz megahertz": "1000000"},
     "°c": {"°c celsius degrees_celsius": "1"}, "°f": {"°f fahrenheit degrees_fahrenheit": "1"}, "%": {"% percent per_cent": "1"},
     "usd": {"$ usd dollar us_dollar": "1"}, "eur": {"€ eur euro": "1"}, "gbp": {"£ gbp": "1"}}
 _UNIT_OF = {name.replace("_", " "): (base, Fraction(size))
@@ -297,13 +297,14 @@ def _date(
     iso = f"{part['y']}-{int(month):02}" + (f"-{int(day):02}" if day else "")
     return iso if date_key(iso) is not None else None
 
+_MILLI = re.compile("(?<=[0-9 ])m(?=(?:W|Hz)$)")  # else in small letters a thousandth and a million would be one
 _DIGIT, _FOUR = re.compile("[0-9]"), re.compile("(?<![0-9])[0-9]{4}(?![0-9])")
 
 def value_key(
     text: str, # a value as written
 ) -> str: # what it is compared by
     "`normalize_answer`, with numbers, units and dates in one writing. `value_key(value_key(x)) == value_key(x)`."
-    text = normalize_answer(text)
+    text = normalize_answer(_MILLI.sub("milli", text.strip()))
     if not _DIGIT.search(text) and text.split(" ", 1)[0] not in _COUNTS: return text
     return (_date(text) if _FOUR.search(text) else None) or _quantity(text) or text
 

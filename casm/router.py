@@ -73,11 +73,12 @@ def _scope_patterns(names):
 # %% ../nbs/05_router.ipynb #2570c3cd
 def _cued_dates(question, order):
     "(cue, dates) of the first word that says how its date is meant, or None. Numbers with a unit are no dates."
-    names = order.names if order else ()
-    found = [(m.start(), cue, [g for g in m.groups() if g], m[0]) for cue, p in _scope_patterns(names) for m in p.finditer(" ".join(question.split()))]
-    for at, cue, dates, said in sorted(found, key=lambda f: f[0]):
+    names, question = order.names if order else (), " ".join(question.split())
+    while not names and (said := written_time(question)): question = question.replace(said, find_time(said))      # "before May 2012" is before 2012-05
+    found = [(m.start(), cue, [g for g in m.groups() if g]) for cue, p in _scope_patterns(names) for m in p.finditer(question)]
+    for at, cue, dates in sorted(found, key=lambda f: f[0]):
         if names: dates = [next(n for n in names if n.casefold() == d.casefold()) for d in dates]
-        elif find_time(" ".join(question.split())[at:]) != dates[0] or any(date_key(d) is None for d in dates): continue
+        elif find_time(question[at:]) != dates[0] or any(date_key(d) is None for d in dates): continue
         return cue, dates
 
 # %% ../nbs/05_router.ipynb #3d697eec
