@@ -35,13 +35,13 @@ def campaign(shim, method, stub, place, *broken):
     return json.loads(done.stdout)
 
 
-def nothing_is_lost(found):
+def nothing_is_lost(found, least=15):
     assert found["wrong"] == []
-    assert len(found["points"]) == 9 and all(n > 30 for n in found["points"].values()) and found["states"] >= 6
+    assert len(found["points"]) == 9 and all(n > least for n in found["points"].values()) and found["states"] >= 6
     print(f"{sum(found['points'].values())} points, {found['states']} different states of the folder: {found['points']}")
 
 
-def test_nothing_is_lost_casm(shim, stub, place): nothing_is_lost(campaign(shim, "casm", stub, place))
+def test_nothing_is_lost_casm(shim, stub, place): nothing_is_lost(campaign(shim, "casm", stub, place), 30)      # slots and ledger have files of their own
 
 
 @pytest.mark.full
