@@ -429,7 +429,10 @@ class Loop:
         if job and job["period"] not in dict(stream): raise CasmError(f"the checkpoint is within period {job['period']}, which the plan lacks; resume with the plan it was begun with")
         for period, items in stream:
             if period in self.method.periods and period != job.get("period"): continue
-            if self.asked(): raise Preempted(self.stop.asked)
+            if self.asked():                                          # since the last checkpoint: its event is saved too
+                self.log("preempted", signal=self.stop.asked, step=self.step)
+                self.save()
+                raise Preempted(self.stop.asked)
             left = (job, load_file(memory)) if period == job.get("period") else None
             self.finish(period, train_period(self.method, period, items, self.config, self.accelerator, self.after_step, left))
         return True

@@ -1,10 +1,15 @@
 """Commands as a user types them, each in a process of its own, forked from one that has imported what takes seconds to import."""
-import os, runpy, subprocess, sys, tempfile
+import os, runpy, signal, subprocess, sys, tempfile
 from multiprocessing import get_context
 from pathlib import Path
 
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(["casm.cli", "casm.data_cli", "casm.eval_cli", "casm.experiments", "casm.temporal_lm", "matplotlib.pyplot"])
+
+
+def hear_ctrl_c():
+    "For `preexec_fn`: a batch system, or a shell in the background, has its children ignore it"
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def become(line, cwd, environ, folder):

@@ -95,6 +95,20 @@ def test_killed_between_checkpoints(name, save_every, every, whole, stub, tmp_pa
     assert count[0] > want[1] and end(tmp_path / "run") == want
 
 
+def test_signal_after_a_save_is_recorded(whole, stub, tmp_path, monkeypatch):
+    "Before the next period begins: the event stays when the run is continued"
+    want, signals = whole("casm"), [signal.SIGUSR1]
+    def save(run, state, f=RunFolder.save, **where):
+        done = f(run, state, **where)
+        if signals: os.kill(os.getpid(), signals.pop())
+        return done
+    monkeypatch.setattr(RunFolder, "save", save)
+    with pytest.raises(Preempted, match="SIGUSR1"): teach("casm", tmp_path / "run", stub)
+    teach("casm", tmp_path / "run", stub)
+    assert end(tmp_path / "run") == want
+    assert [e["event"] for e in lines(tmp_path / "run" / "metrics" / "events.jsonl")][:2] == ["preempted", "resumed"]
+
+
 def test_memory_of_the_optimiser_is_needed(whole, stub, tmp_path, dying, monkeypatch):
     "The comparison would notice an optimiser that begins anew"
     from casm.methods import Method

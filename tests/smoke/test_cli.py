@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from casm.benchmark import generate, write_facts
-from commands import run
+from commands import hear_ctrl_c, run
 
 CASM = str(Path(sys.executable).with_name("casm"))
 COMMANDS = ("demo", "learn", "ask", "history", "diff", "undo", "export", "run", "train", "eval", "export-lm-eval", "lm-eval", "warmup", "pretrain-tiny")
@@ -186,11 +186,10 @@ def test_eval_asks_again(ran, place):
 def test_stopped_run_continues_to_the_same_end(ran, place, stub):
     "Ctrl-C while the first method trains; then the same command"
     line = [CASM, "run", "--facts", "facts.json", "--methods", "lora,casm", "--model", stub, "--out", "stopped"]
-    fresh = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  (a batch system may ignore Ctrl-C for its children)
-    child = subprocess.Popen(line, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=fresh)
+    child = subprocess.Popen(line, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
     while not (place / "stopped" / "lora-s0" / "latest.json").exists() and child.poll() is None: time.sleep(.02)
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate()
     assert (child.returncode, out, err.splitlines()[-1]) == (130, "", "casm: interrupted; the same command continues"), err
     assert "Traceback" not in err and not (place / "stopped" / "results.json").exists()
     again = casm(*line[1:], cwd=place)
