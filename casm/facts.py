@@ -297,14 +297,14 @@ def _date(
     iso = f"{part['y']}-{int(month):02}" + (f"-{int(day):02}" if day else "")
     return iso if date_key(iso) is not None else None
 
-_MILLI = re.compile("(?<=[0-9 ])m(?=(?:W|Hz)$)")  # else in small letters a thousandth and a million would be one
+_MILLI = re.compile(r"(?<=[\d\s])m(?=(?:W|Hz)\W*$)")  # else in small letters a thousandth and a million would be one
 _DIGIT, _FOUR = re.compile("[0-9]"), re.compile("(?<![0-9])[0-9]{4}(?![0-9])")
 
 def value_key(
     text: str, # a value as written
 ) -> str: # what it is compared by
     "`normalize_answer`, with numbers, units and dates in one writing. `value_key(value_key(x)) == value_key(x)`."
-    text = normalize_answer(_MILLI.sub("milli", text.strip()))
+    text = normalize_answer(_MILLI.sub("milli", text))
     if not _DIGIT.search(text) and text.split(" ", 1)[0] not in _COUNTS: return text
     return (_date(text) if _FOUR.search(text) else None) or _quantity(text) or text
 

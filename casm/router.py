@@ -74,7 +74,7 @@ def _scope_patterns(names):
 def _cued_dates(question, order):
     "(cue, dates) of the first word that says how its date is meant, or None. Numbers with a unit are no dates."
     names, question = order.names if order else (), " ".join(question.split())
-    while not names and (said := written_time(question)): question = question.replace(said, find_time(said))      # "before May 2012" is before 2012-05
+    while not names and (said := written_time(question)): question = question.replace(said, find_time(said), 1)      # "before May 2012" is before 2012-05
     found = [(m.start(), cue, [g for g in m.groups() if g]) for cue, p in _scope_patterns(names) for m in p.finditer(question)]
     for at, cue, dates in sorted(found, key=lambda f: f[0]):
         if names: dates = [next(n for n in names if n.casefold() == d.casefold()) for d in dates]

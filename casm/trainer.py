@@ -24,6 +24,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from datetime import timedelta
@@ -381,7 +382,10 @@ class Sharded:
         self.spare = copy.deepcopy(method.lm.model) if accelerator.is_main_process else None
         model, mesh = method.lm.model, init_device_mesh(device.type, (accelerator.num_processes,))
         kinds = set(getattr(model, "_no_split_modules", None) or ())
-        for layer in [m for m in model.modules() if type(m).__name__ in kinds]: fully_shard(layer, mesh=mesh)
+        layers = [m for m in model.modules() if type(m).__name__ in kinds]
+        uses = Counter(p for layer in layers for p in layer.parameters())  # a memory with several readers is part of several layers
+        for layer in layers:
+            if all(uses[p] == 1 for p in layer.parameters()): fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
 
     @torch.no_grad()
@@ -429,9 +433,10 @@ class Loop:
         if job and job["period"] not in dict(stream): raise CasmError(f"the checkpoint is within period {job['period']}, which the plan lacks; resume with the plan it was begun with")
         for period, items in stream:
             if period in self.method.periods and period != job.get("period"): continue
-            if self.asked():                                          # since the last checkpoint: its event is saved too
-                self.log("preempted", signal=self.stop.asked, step=self.step)
-                self.save()
+            if self.asked():
+                if period != job.get("period"):                       # an open period is saved as it was found
+                    self.log("preempted", signal=self.stop.asked, step=self.step)
+                    self.save()
                 raise Preempted(self.stop.asked)
             left = (job, load_file(memory)) if period == job.get("period") else None
             self.finish(period, train_period(self.method, period, items, self.config, self.accelerator, self.after_step, left))

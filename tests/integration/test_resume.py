@@ -109,6 +109,20 @@ def test_signal_after_a_save_is_recorded(whole, stub, tmp_path, monkeypatch):
     assert [e["event"] for e in lines(tmp_path / "run" / "metrics" / "events.jsonl")][:2] == ["preempted", "resumed"]
 
 
+def test_signal_before_an_open_period_leaves_its_checkpoint(whole, stub, tmp_path, dying, monkeypatch):
+    "A run that is stopped again while it starts: the period is still open"
+    want = whole("casm")
+    dying(terminate, 3)
+    with pytest.raises(Preempted): teach("casm", tmp_path / "run", stub)
+    latest = (tmp_path / "run" / "latest.json").read_bytes()
+    monkeypatch.setattr(trainer.Loop, "take_over", lambda loop, saved, f=trainer.Loop.take_over: (f(loop, saved), terminate()))
+    with pytest.raises(Preempted): teach("casm", tmp_path / "run", stub)
+    assert (tmp_path / "run" / "latest.json").read_bytes() == latest
+    monkeypatch.undo()
+    teach("casm", tmp_path / "run", stub)
+    assert end(tmp_path / "run") == want
+
+
 def test_memory_of_the_optimiser_is_needed(whole, stub, tmp_path, dying, monkeypatch):
     "The comparison would notice an optimiser that begins anew"
     from casm.methods import Method
