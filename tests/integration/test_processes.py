@@ -53,8 +53,9 @@ def teach(name, stub, folder, until=None):
     return {"held": sum(held), "chosen": chosen, "asked": asked, "stopped": stopped, "losses": [e["loss"] for e in ends if e["event"] == "period_end"], "learnt": {k: v.float().flatten().tolist() for k, v in (run.load_latest().tensors if parts else method.tensors()).items()}}
 
 
-def processes(n, *args):
-    "What each of `n` processes gives, run as torchrun runs them; when one fails, its error"
+def processes(n, name, *args):
+    "What each of `n` processes gives, run as torchrun runs them; when one fails, its error. One alone keeps the weights whole."
+    args = [name if n > 1 else name.partition("+")[0], *args]
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     env = [os.environ | {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"} for r in range(n)]
@@ -76,7 +77,7 @@ def alike(a, b):
 
 @pytest.mark.parametrize("name", ["casm", "full_ft+shard", *(pytest.param(m, marks=pytest.mark.full) for m in ("smf", "full_ft", "lora"))])
 def test_two_processes_are_one(name, stub, tmp_path):
-    one, = processes(1, name.partition("+")[0], stub, tmp_path / "one")
+    one, = processes(1, name, stub, tmp_path / "one")
     first, second = processes(2, name, stub, tmp_path / "two")
     assert first["learnt"] == second["learnt"] and first["chosen"] == second["chosen"] and (len(one["chosen"]) >= 10) == (name in ("smf", "casm"))
     assert (first["asked"], second["asked"]) == (one["asked"], [])                     # the first process alone asks
@@ -87,9 +88,9 @@ def test_two_processes_are_one(name, stub, tmp_path):
 
 @pytest.mark.parametrize("name, before, after", [("smf", 2, 1), *(pytest.param(*p, marks=pytest.mark.full) for p in (("casm", 1, 2), ("full_ft+shard", 2, 1), ("full_ft+shard", 1, 2), ("full_ft+shard", 2, 2)))])
 def test_goes_on_in_another_number(name, before, after, stub, tmp_path):
-    whole, = processes(1, name.partition("+")[0], stub, tmp_path / "whole")
-    processes(before, name if before > 1 else name.partition("+")[0], stub, tmp_path / "run", 4)
-    rest = processes(after, name if after > 1 else name.partition("+")[0], stub, tmp_path / "run")[0]
+    whole, = processes(1, name, stub, tmp_path / "whole")
+    processes(before, name, stub, tmp_path / "run", 4)
+    rest = processes(after, name, stub, tmp_path / "run")[0]
     alike({**whole, "chosen": whole["chosen"][4:]}, rest)
 
 
