@@ -94,6 +94,7 @@ class Access(NamedTuple):
     rows: torch.Tensor  # int64 (B, T, heads*top_k), numbers of rows of the table
     weights: torch.Tensor  # float (B, T, heads*top_k); each head's weights sum to one
     layer: int = 0  # which of the memory's readers looked them up
+    query: torch.Tensor | None = None  # float32 (B, T, heads*key_dim), by what
 
 # %% ../nbs/00_memory.ipynb #8496e9d8
 class Reader(nn.Module):
@@ -130,7 +131,7 @@ class SparseMemory(nn.Module):
         "A lookup that the watchers are told of, once per forward"
         found = self.lookup(hidden, layer)
         if torch._C._current_graph_task_id() == -1:                  # not within backward, where checkpointing repeats the forward
-            for w in list(self.watchers): w(found._replace(weights=found.weights.detach()))
+            for w in list(self.watchers): w(found._replace(weights=found.weights.detach(), query=found.query.detach()))
         return found
 
     def forward(self, hidden: torch.Tensor, layer: int = 0) -> torch.Tensor:
@@ -151,7 +152,7 @@ def lookup(memory: SparseMemory, hidden: torch.Tensor, layer: int = 0) -> Access
     scores, rows = product_topk(q, k, c.top_k)
     weights = (scores / math.sqrt(c.key_dim // 2)).softmax(-1)
     first = 0 if c.share_values else layer * c.n_keys ** 2
-    return Access(rows.flatten(-2) + first, weights.flatten(-2), layer)
+    return Access(rows.flatten(-2) + first, weights.flatten(-2), layer, q.float().flatten(-3))
 
 # %% ../nbs/00_memory.ipynb #6e2e84f2
 def read_rows(table: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor, pad: int | None = None) -> torch.Tensor:
@@ -180,7 +181,7 @@ def record_access(
         if mask is not None and mask.shape != a.rows.shape[:2]:
             raise ValueError(f"mask of shape {tuple(mask.shape)}: must be {tuple(a.rows.shape[:2])}, one truth value per position read")
         keep = torch.ones(a.rows.shape[:2], dtype=torch.bool, device=a.rows.device) if mask is None else mask.bool()
-        got.append(Access(a.rows[keep], a.weights[keep], a.layer))
+        got.append(Access(a.rows[keep], a.weights[keep], a.layer, a.query[keep]))
     with watching(memory, watch): yield got
 
 # %% ../nbs/00_memory.ipynb #2b27eab3

@@ -8,9 +8,9 @@ __all__ = ['ROW_OPTIMIZERS', 'METHODS', 'Item', 'Answer', 'split_answer', 'Metho
            'Cost', 'trained_tensors', 'plain_state', 'check_method', 'check_tensors', 'load_plain', 'plain_cost',
            'optimizer_tensors', 'load_optimizer', 'FullFT', 'LoRA', 'SMF', 'smf_loss', 'smf_begin_step', 'smf_prompts',
            'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes', 'smf_optimizer_tensors', 'smf_load_optimizer',
-           'set_bank', 'CASM', 'casm_begin', 'stated', 'casm_reopen', 'slot_rows', 'casm_loss', 'casm_end', 'aim',
-           'casm_read', 'casm_answer', 'casm_answer_through', 'casm_tensors', 'casm_state', 'casm_load', 'first_slots',
-           'casm_cost', 'make_method']
+           'set_bank', 'CASM', 'casm_begin', 'stated', 'casm_reopen', 'slot_rows', 'slot_queries', 'predicting',
+           'casm_loss', 'casm_end', 'aim', 'casm_read', 'casm_answer', 'casm_answer_through', 'casm_tensors', 'halved',
+           'casm_state', 'casm_load', 'first_slots', 'casm_cost', 'make_method']
 
 # %% ../nbs/10_methods.ipynb #84097154
 import math
@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -29,11 +30,11 @@ from .checkpoint import State, hash_tensors
 from .facts import CasmError, Fact, Probe, answers_match, canonical, dated, document, is_document, to_fact
 from .generation import answer_logprob, answer_of, generate
 from .memory import Access, lookup_hash, watching
-from .pretraining import LM, accesses, make_batch
+from .pretraining import LM, accesses, lookups, make_batch
 from .ranker import SCORES, count_rows, score_rows, select_rows, sum_counts, top_t
 from .registry import Outcome, Record, Registry
 from .router import Route, default_router, opened, time_scope
-from .slots import RowAdamW, RowSGD, SlotBank, commit, from_flat, open_slots, select, slot_bytes, to_flat, train_lines, write_back
+from .slots import RowAdamW, RowSGD, SlotBank, anchor, commit, from_flat, open_slots, select, slot_bytes, to_flat, train_lines, write_back
 
 # %% ../nbs/10_methods.ipynb #b452bfa9
 @dataclass(frozen=True)
@@ -361,18 +362,23 @@ SMF.optimizer_tensors, SMF.load_optimizer = smf_optimizer_tensors, smf_load_opti
 def set_bank(model: nn.Module, tensors: dict[str, torch.Tensor]) -> SlotBank:
     "Give the model's adapter the slot bank in flat `tensors`; returns it"
     layer, device = casm_layer(model), memory_of(model).table.device
-    tensors = {k: v.to(device) for k, v in tensors.items()} | {"delta": tensors["delta"].to(device, torch.float32)}
+    tensors = {k: v.to(device, torch.float32 if v.is_floating_point() else v.dtype) for k, v in tensors.items()}
     return layer.put_bank(layer.active_adapters[0], from_flat(memory_of(model).config.num_rows, **tensors))
 
 # %% ../nbs/10_methods.ipynb #991c884a
 class CASM(Method):
     "Contradiction-aware sparse memory: a copy-on-write slot for each new or changed fact, chosen at question time by a router."
     name = "casm"
-    def __init__(self, rows: int = 96, score: str = "tf"):
+    def __init__(
+        self, rows: int = 96, score: str = "tf",
+        min_cosine: float = 0.,  # how close a position's query must be to one the slot was written at for the slot to speak; 0: it always does
+    ):
         super().__init__()
         if type(rows) is not int or rows < 1: raise CasmError(f"rows={rows!r}: give a whole number of at least 1")
         if score not in SCORES: raise CasmError(f"score={score!r}: choose from {', '.join(SCORES)}")
-        self.rows, self.score, self.most, self.registry, self.pending, self.slot_of = rows, score, 0, Registry(), [], {}
+        if not 0 <= min_cosine < 1: raise CasmError(f"min_cosine={min_cosine!r}: give a number of at least 0 and below 1")
+        self.rows, self.score, self.min_cosine = rows, score, min_cosine
+        self.most, self.registry, self.pending, self.slot_of = 0, Registry(), [], {}
 
     def prepare(self, lm: LM):
         "Register what the start checkpoint already knows, without slots"
@@ -418,6 +424,7 @@ def casm_begin(method: CASM, period: str, items: list[Item]) -> list[Item]:
     for i in items: passages.get(i.fact, []).append(i)
     start = time.perf_counter()
     slots = open_slots(method.bank, [slot_rows(method, passages[f]) for f in fresh])
+    if method.min_cosine: anchor(method.bank, slots, [slot_queries(method, passages[f]) for f in fresh], method.min_cosine)
     method.selecting += time.perf_counter() - start
     method.periods.append(period)
     method.slot_of = dict(zip(fresh, slots))
@@ -437,9 +444,16 @@ def casm_reopen(method: CASM, items: list[Item]) -> list[Item]:
 def slot_rows(method: CASM, items: list[Item]) -> torch.Tensor:
     "The rows for a slot: those of highest score where its passages' answers are predicted. int64 (<=rows,)"
     x = tensors_of(method, items)
-    predicts = torch.zeros_like(x["labels"], dtype=torch.bool)
-    predicts[:, :-1] = x["labels"][:, 1:] >= 0                  # position i predicts token i + 1
-    return select_rows(torch.cat(accesses(method.lm.model, x, predicts)), method.lm.stats, method.rows, method.score)
+    return select_rows(torch.cat(accesses(method.lm.model, x, predicting(x["labels"]))), method.lm.stats, method.rows, method.score)
+
+def slot_queries(method: CASM, items: list[Item]) -> torch.Tensor:
+    "The queries with which all readers read the memory at the same positions. float32 (n, heads*key_dim)"
+    x = tensors_of(method, items)
+    return torch.cat([a.query for a in lookups(method.lm.model, x, predicting(x["labels"]))])
+
+def predicting(labels: torch.Tensor) -> torch.Tensor:
+    "Positions at which a labelled token is predicted: i predicts token i + 1. bool (B, T)"
+    return F.pad(labels[:, 1:] >= 0, (0, 1))
 
 # %% ../nbs/10_methods.ipynb #ccc9a523
 def casm_loss(method: CASM, batch: list[Item]) -> torch.Tensor:
@@ -483,8 +497,9 @@ CASM.begin_period, CASM.reopen, CASM.loss, CASM.end_period, CASM.answer = casm_b
 # %% ../nbs/10_methods.ipynb #f4bdf735
 def casm_tensors(method: CASM) -> dict[str, torch.Tensor]:
     "The bank in flat form, its deltas in half precision"
-    flat = to_flat(method.bank)
-    return flat | {"delta": flat["delta"].half()}
+    return halved(to_flat(method.bank))
+
+def halved(flat: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]: return {k: v.half() if v.is_floating_point() else v for k, v in flat.items()}
 
 def casm_state(method: CASM) -> State:
     "The bank in flat form and the registry, saved side by side; in a period the slots in training too, in full precision, and the facts they are for"
@@ -507,8 +522,9 @@ def casm_load(method: CASM, tensors, meta, folder: Path):
 
 def first_slots(flat: dict[str, torch.Tensor], n: int) -> dict[str, torch.Tensor]:
     "The first `n` slots of a bank in flat form, in half precision"
-    offsets = flat["offsets"][:n + 1]
-    return {"delta": flat["delta"][:offsets[-1]].half(), "rows": flat["rows"][:offsets[-1]], "offsets": offsets}
+    offsets, anchored = flat["offsets"][:n + 1], flat.get("anchored", flat["rows"][:0])
+    a = int((anchored < n).sum())
+    return halved({"delta": flat["delta"][:offsets[-1]], "rows": flat["rows"][:offsets[-1]], "offsets": offsets} | ({"anchors": flat["anchors"][:a], "anchored": anchored[:a]} if a else {}))
 
 # %% ../nbs/10_methods.ipynb #1e8d3218
 def casm_cost(method: CASM) -> Cost:

@@ -6,11 +6,11 @@
 __all__ = ['SYLLABLES', 'QUALIFIERS', 'NOUNS', 'PLACES', 'RESERVED', 'YEARS', 'TINY', 'plain_word', 'any_word', 'free_token',
            'world_entity', 'world_value', 'fresh_value', 'world_relation', 'background_world', 'render_at',
            'train_tokenizer', 'new_tiny', 'make_batch', 'train_steps', 'sample_world', 'writable_tokens', 'echo',
-           'sample_pretraining', 'closed_batch', 'accesses', 'LookedUp', 'by_text', 'read_batch', 'each_forward',
-           'background_stats', 'empty_stats', 'add_texts', 'resume_stats', 'world_texts', 'LM', 'save_lm', 'save_whole',
-           'load_lm', 'load_backbone', 'cut', 'halves', 'text_losses', 'perplexity', 'only', 'layer_inputs',
-           'WarmupReport', 'skew', 'split_background', 'check_warmup', 'fresh_memory', 'in_turn', 'warmup',
-           'train_memory', 'pretrain_tiny', 'pretrain_period_one']
+           'sample_pretraining', 'closed_batch', 'accesses', 'lookups', 'LookedUp', 'by_text', 'read_batch',
+           'each_forward', 'background_stats', 'empty_stats', 'add_texts', 'resume_stats', 'world_texts', 'LM',
+           'save_lm', 'save_whole', 'load_lm', 'load_backbone', 'cut', 'halves', 'text_losses', 'perplexity', 'only',
+           'layer_inputs', 'WarmupReport', 'skew', 'split_background', 'check_warmup', 'fresh_memory', 'in_turn',
+           'warmup', 'train_memory', 'pretrain_tiny', 'pretrain_period_one']
 
 # %% ../nbs/08_pretraining.ipynb #5b571374
 import json
@@ -198,15 +198,20 @@ def closed_batch(tokenizer, texts: list[str], device="cpu") -> dict[str, torch.T
     return {k: b[k] for k in ("input_ids", "attention_mask")}
 
 # %% ../nbs/08_pretraining.ipynb #088eca7e
-@torch.no_grad()
 def accesses(model, batch: dict[str, torch.Tensor], mask: torch.Tensor | None = None) -> list[torch.Tensor]:
     "The rows each text of a batch reads at the positions of `mask` (bool (B, T); None: all but padding), one int64 tensor per text"
-    memory, mask = memory_of(model), batch["attention_mask"].bool() if mask is None else mask
+    mask = batch["attention_mask"].bool() if mask is None else mask
+    return by_text(lookups(model, batch, mask), mask)
+
+@torch.no_grad()
+def lookups(model, batch: dict[str, torch.Tensor], mask: torch.Tensor) -> list[Access]:
+    "What each reader of the memory looks up at the positions of `mask`"
+    memory = memory_of(model)
     def last(access):
         if access.layer == memory.config.num_readers - 1: raise LookedUp             # the rest of the forward is not needed
     with suppress(LookedUp), record_access(memory, mask) as got, watching(memory, last):
         model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    return by_text(got, mask)
+    return got
 
 class LookedUp(Exception): "Every reader of a memory has looked up its rows"
 

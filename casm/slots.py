@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SlotBank', 'set_param', 'move', 'insert', 'find', 'overlay', 'read_slots', 'check_rows', 'train_lines', 'write_back',
-           'commit', 'open_slots', 'select', 'RowOptimizer', 'step_rows', 'RowSGD', 'RowAdamW', 'to_flat', 'from_flat',
-           'slot_bytes', 'retire', 'compact', 'truncate', 'flat_hash', 'pack', 'export_slot', 'read_slot', 'fill_slot',
-           'import_slot', 'rollback_slot']
+           'commit', 'open_slots', 'anchor', 'thin', 'put_anchors', 'speaks', 'select', 'RowOptimizer', 'step_rows',
+           'RowSGD', 'RowAdamW', 'to_flat', 'from_flat', 'slot_bytes', 'retire', 'compact', 'truncate', 'flat_hash',
+           'pack', 'packed', 'export_slot', 'read_slot', 'misnamed', 'fill_slot', 'import_slot', 'rollback_slot']
 
 # %% ../nbs/02_slots.ipynb #c48fd3f2
 import hashlib
@@ -17,6 +17,7 @@ from pathlib import Path
 import uuid
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
@@ -36,6 +37,8 @@ class SlotBank:
         self.home, self.key = {}, "param"            # where `param` is kept: a module's ParameterDict makes it the module's
         self.trained = torch.empty(0, dtype=torch.int64, device=device)   # (n,) lines of the rows in training: param[1:n + 1]
         self.where = torch.zeros(1, dtype=torch.int64, device=device)     # per line of storage, the row of `param` that stands for it, or 0
+        self.anchors = torch.empty(0, 0, device=device)                   # (A, d) float32: where slots speak, see `anchor`
+        self.anchored = torch.empty(0, dtype=torch.int64, device=device)  # (A,) the slot of each anchor, rising
         self.stored, self.kept = None, 0             # the stored bank that this one goes on from, and how many of its slots are as they were there
 
     def __len__(self): return len(self.entries)
@@ -58,7 +61,7 @@ def set_param(bank: SlotBank, param: nn.Parameter | None):
 
 def move(bank: SlotBank, device: torch.device | str):
     "Move all but the parameter, which moves with the module that keeps it"
-    for name in ("entries", "lines", "storage", "trained", "where"): setattr(bank, name, getattr(bank, name).to(device))
+    for name in ("entries", "lines", "storage", "trained", "where", "anchors", "anchored"): setattr(bank, name, getattr(bank, name).to(device))
 
 SlotBank.param, SlotBank.to = SlotBank.param.setter(set_param), move
 
@@ -87,12 +90,13 @@ def find(bank: SlotBank, entries: torch.Tensor) -> torch.Tensor:
     return torch.where(bank.entries[at] == entries, bank.lines[at], 0)
 
 # %% ../nbs/02_slots.ipynb #fa66d3ac
-def overlay(bank: SlotBank, rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-    "The storage line laid over each access: `rows` (B, T, k) read through `slots` (B,) or (B, n). int64 (B, T, k), 0 for none"
-    lines = torch.zeros_like(rows)
-    for s in slots.reshape(len(rows), -1).unbind(1):
-        s = s.view(-1, 1, 1)
-        found = find(bank, torch.where(s >= 0, s * bank.num_rows + rows, -1))
+def overlay(bank: SlotBank, access: Access, slots: torch.Tensor) -> torch.Tensor:
+    "The storage line laid over each access, read through `slots` (B,) or (B, n). int64 (B, T, k), 0 for none"
+    lines = torch.zeros_like(access.rows)
+    for s in slots.reshape(len(lines), -1).unbind(1):
+        at = s.view(-1, 1, 1)
+        found = find(bank, torch.where(at >= 0, at * bank.num_rows + access.rows, -1))
+        if len(bank.anchors): found = found * speaks(bank, s, access.query)[..., None]
         lines = torch.where(lines > 0, lines, found)
     return lines
 
@@ -106,7 +110,7 @@ def read_slots(bank: SlotBank, access: Access, slots: torch.Tensor) -> torch.Ten
     if least < -1 or most >= bank.num_slots:
         raise ValueError(f"slot {least if least < -1 else most}: the bank holds slots 0 to {bank.num_slots - 1}, or -1 for none")
     if most < 0: return bank.storage.new_zeros(*access.rows.shape[:2], bank.dim)         # nobody names a slot
-    lines = overlay(bank, access.rows, slots)
+    lines = overlay(bank, access, slots)
     if bank.param is None: return read_rows(bank.storage, lines, access.weights, pad=0)
     mine = bank.where[lines]
     frozen = read_rows(bank.storage, lines.masked_fill(mine > 0, 0), access.weights, pad=0)
@@ -162,6 +166,42 @@ def open_slots(bank: SlotBank, row_sets: list[torch.Tensor]) -> list[int]:
         bank.num_slots += len(slots)
         train_lines(bank, insert(bank, entries), len(entries))
     return slots
+
+# %% ../nbs/02_slots.ipynb #3ee5572c
+def anchor(
+    bank: SlotBank, slots: list[int],
+    queries: list[torch.Tensor],  # for each slot, float (n, d): the `Access.query` of the positions it is written at
+    min_cosine: float,  # above 0, below 1
+):
+    "Let each of `slots` speak only at positions whose query has a cosine of at least `min_cosine` with one of its `queries`"
+    if not 0 < min_cosine < 1: raise ValueError(f"min_cosine={min_cosine}: must be above 0 and below 1")
+    if not slots: return
+    apart = [thin(F.normalize(q.float(), dim=-1), (1 + min_cosine) / 2) / min_cosine for q in queries]
+    put_anchors(bank, torch.tensor(slots).repeat_interleave(torch.tensor([len(a) for a in apart])), torch.cat(apart).half())
+
+def thin(x: torch.Tensor, least: float) -> torch.Tensor:
+    "Of unit vectors those that no kept one before comes as near as a cosine of `least`"
+    near, kept = x @ x.T >= least, []
+    for i in range(len(x)):
+        if not near[i, kept].any(): kept.append(i)
+    return x[kept]
+
+def put_anchors(bank: SlotBank, anchored: torch.Tensor, anchors: torch.Tensor):
+    "Add anchors, (n, d), of the slots `anchored`, (n,)"
+    device = bank.storage.device
+    bank.anchored, order = torch.cat([bank.anchored, anchored.to(device)]).sort(stable=True)
+    bank.anchors = torch.cat([bank.anchors.reshape(-1, anchors.shape[1]), anchors.to(device, torch.float32)])[order]
+
+# %% ../nbs/02_slots.ipynb #5df9acbd
+def speaks(bank: SlotBank, slots: torch.Tensor, query: torch.Tensor | None) -> torch.Tensor:
+    "Whether the slot of each sample, (B,), speaks at each position, whose `query` is (B, T, d). bool (B, T), or (B, 1) when all do everywhere; a slot without anchors always does"
+    lo, hi = torch.searchsorted(bank.anchored, slots), torch.searchsorted(bank.anchored, slots, right=True)
+    if torch.equal(lo, hi): return slots.new_ones(len(slots), 1, dtype=torch.bool)
+    if query is None: raise ValueError("access.query is None: some of these slots speak near their anchors only; give the access that lookup() returns")
+    at = lo[:, None] + torch.arange(int((hi - lo).max()), device=lo.device)                  # (B, most anchors of a slot)
+    with torch.autocast(query.device.type, enabled=False):
+        close = torch.einsum("btd,bad->bta", F.normalize(query.float(), dim=-1), bank.anchors[at.clamp(max=len(bank.anchors) - 1)]) >= 1
+    return (close & (at < hi[:, None])[:, None]).any(-1) | (lo == hi)[:, None]
 
 # %% ../nbs/02_slots.ipynb #b41309ba
 def select(bank: SlotBank, slot: int, rows: torch.Tensor, size: int) -> nn.Parameter:
@@ -251,26 +291,34 @@ class RowAdamW(RowOptimizer):
 
 # %% ../nbs/02_slots.ipynb #e88ced46
 def to_flat(bank: SlotBank, first: int = 0, last: int | None = None) -> dict[str, torch.Tensor]:
-    "Slots `first` up to `last` (None: all), as `delta` (N, dim), `rows` int64 (N,) and `offsets` int64 (slots + 1,); rows in training with their present values"
-    bounds = torch.arange(first, (bank.num_slots if last is None else last) + 1, device=bank.entries.device) * bank.num_rows
+    "Slots `first` up to `last` (None: all), as `delta` (N, dim), `rows` int64 (N,), `offsets` int64 (slots + 1,) and, if there are any, `anchors` (A, d) and `anchored` int64 (A,); rows in training with their present values"
+    last = bank.num_slots if last is None else last
+    bounds = torch.arange(first, last + 1, device=bank.entries.device) * bank.num_rows
     offsets = torch.searchsorted(bank.entries, bounds)
     mine = slice(int(offsets[0]), int(offsets[-1]))
     lines = bank.lines[mine]
     delta, at = bank.storage[lines], bank.where[lines].nonzero().squeeze(1)
     if len(at): delta[at] = bank.param.detach()[bank.where[lines[at]]].to(delta.dtype)
-    return {"delta": delta, "rows": bank.entries[mine] % bank.num_rows, "offsets": offsets - offsets[0]}
+    flat, here = {"delta": delta, "rows": bank.entries[mine] % bank.num_rows, "offsets": offsets - offsets[0]}, (bank.anchored >= first) & (bank.anchored < last)
+    return flat | ({"anchors": bank.anchors[here], "anchored": bank.anchored[here] - first} if here.any() else {})
 
 # %% ../nbs/02_slots.ipynb #e52c89c6
-def from_flat(num_rows: int, delta: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor) -> SlotBank:
-    "The bank that `to_flat` described. Raises `ValueError` when the three tensors contradict each other."
-    for name, t, dims, kind in (("delta", delta, 2, "floating point"), ("rows", rows, 1, "int64"), ("offsets", offsets, 1, "int64")):
-        if t.dim() != dims or not (t.is_floating_point() if name == "delta" else t.dtype == torch.int64):
-            raise ValueError(f"{name} of {t.dtype} and shape {tuple(t.shape)}: must be {kind} of {dims} dimensions; the file is damaged")
+def from_flat(
+    num_rows: int, delta: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor,
+    anchors: torch.Tensor | None = None, anchored: torch.Tensor | None = None,  # both or neither
+) -> SlotBank:
+    "The bank that `to_flat` described. Raises `ValueError` when the tensors contradict each other."
+    if anchors is None and anchored is None: anchors, anchored = delta.new_zeros(0, 0), offsets[:0]
+    for name, t, dims, kind in (("delta", delta, 2, "floating point"), ("rows", rows, 1, "int64"), ("offsets", offsets, 1, "int64"), ("anchors", anchors, 2, "floating point"), ("anchored", anchored, 1, "int64")):
+        if t is None or t.dim() != dims or not (t.is_floating_point() if kind == "floating point" else t.dtype == torch.int64):
+            raise ValueError(f"{name} of {'nothing' if t is None else f'{t.dtype} and shape {tuple(t.shape)}'}: must be {kind} of {dims} dimensions; the file is damaged")
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(rows) or len(rows) != len(delta) or (offsets.diff() < 0).any():
         raise ValueError(f"offsets {offsets[:1].tolist()} to {offsets[-1:].tolist()}, with {len(rows)} rows and {len(delta)} deltas: the three must agree; the file is damaged")
     if not delta.isfinite().all(): raise ValueError("delta holds numbers that are not finite; the file is damaged")
+    if len(anchors) != len(anchored) or (anchored.diff() < 0).any() or len(anchored) and (anchored[0] < 0 or anchored[-1] >= len(offsets) - 1) or not anchors.isfinite().all():
+        raise ValueError(f"anchors: {len(anchors)} of {len(anchored)} slots in rising order, of the {len(offsets) - 1} there are, must be finite numbers; the file is damaged")
     bank = SlotBank(num_rows, delta.shape[1], delta.device)
-    bank.num_slots = len(offsets) - 1
+    bank.num_slots, bank.anchors, bank.anchored = len(offsets) - 1, anchors.float(), anchored
     slot = torch.repeat_interleave(torch.arange(bank.num_slots, device=rows.device), offsets.diff())
     entries = slot * num_rows + rows
     if (entries.diff() <= 0).any() or (len(rows) and (rows.min() < 0 or rows.max() >= num_rows)):
@@ -281,18 +329,20 @@ def from_flat(num_rows: int, delta: torch.Tensor, rows: torch.Tensor, offsets: t
 
 # %% ../nbs/02_slots.ipynb #87ad84c0
 def slot_bytes(bank: SlotBank) -> torch.Tensor:
-    "Bytes of each slot in the flat form: its deltas in half precision, the numbers of its rows, its offset. int64 (num_slots,)"
-    rows = torch.bincount(bank.entries // bank.num_rows, minlength=bank.num_slots)
-    return rows * (2 * bank.dim + 8) + 8
+    "Bytes of each slot in the flat form: its deltas and anchors in half precision, the numbers of its rows and of its anchors' slot, its offset. int64 (num_slots,)"
+    rows, anchors = (torch.bincount(x, minlength=bank.num_slots) for x in (bank.entries // bank.num_rows, bank.anchored))
+    return rows * (2 * bank.dim + 8) + 8 + anchors * (2 * bank.anchors.shape[1] + 8)
 
 # %% ../nbs/02_slots.ipynb #54e2af6d
 def retire(bank: SlotBank, slots: list[int]) -> int:
-    "Free the rows of `slots`, which read the bare table from here on; returns how many rows. Raises `ValueError`, and changes nothing, for an unknown slot or while rows train."
+    "Free the rows and anchors of `slots`, which read the bare table from here on; returns how many rows. Raises `ValueError`, and changes nothing, for an unknown slot or while rows train."
     for s in slots:
         if not 0 <= s < bank.num_slots: raise ValueError(f"slot {s}: the bank holds {bank.num_slots} slots, numbered from 0")
     if len(bank.trained): raise ValueError(f"the bank has {len(bank.trained)} rows in training: commit() it before retiring slots")
-    gone = torch.isin(bank.entries // bank.num_rows, torch.tensor(slots, dtype=torch.int64, device=bank.entries.device))
+    which = torch.tensor(slots, dtype=torch.int64, device=bank.entries.device)
+    gone, stay = torch.isin(bank.entries // bank.num_rows, which), ~torch.isin(bank.anchored, which)
     bank.entries, bank.lines = bank.entries[~gone], bank.lines[~gone]
+    bank.anchors, bank.anchored = bank.anchors[stay], bank.anchored[stay]
     bank.kept = min(bank.kept, *slots, bank.num_slots)
     return int(gone.sum())
 
@@ -314,6 +364,7 @@ def truncate(bank: SlotBank, num_slots: int):
     bank.entries, bank.lines = bank.entries[stay], bank.lines[stay]
     bank.used = int(bank.lines.max()) + 1 if len(bank) else 1
     bank.storage[bank.used:] = 0                                       # lines are given out as zeros
+    bank.anchors, bank.anchored = bank.anchors[bank.anchored < num_slots], bank.anchored[bank.anchored < num_slots]
     bank.num_slots, bank.kept = num_slots, min(bank.kept, num_slots)
 
 # %% ../nbs/02_slots.ipynb #e0a8ac2f
@@ -330,16 +381,20 @@ def pack(delta: torch.Tensor) -> torch.Tensor:
     half = delta.half()
     return (half if torch.equal(half.to(delta.dtype), delta) else delta).cpu()
 
+def packed(flat: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    "Flat tensors as they are written to a file"
+    return {k: pack(v) if v.is_floating_point() else v.cpu() for k, v in flat.items()}
+
 # %% ../nbs/02_slots.ipynb #05bbf73a
 def export_slot(
     bank: SlotBank, slot: int, path: str | Path,
     memory: str,  # hash of the memory the bank lies over, from `memory_hash`
 ) -> Path:
-    "Write one slot's rows and deltas to a safetensors file, whole or not at all. Raises `ValueError` for a slot without rows."
+    "Write one slot's rows, deltas and anchors to a safetensors file, whole or not at all. Raises `ValueError` for a slot without rows."
     if not 0 <= slot < bank.num_slots or not len(bank.slot_rows(slot)):
         raise ValueError(f"slot {slot}: the bank holds {bank.num_slots} slots, numbered from 0, and this one has no rows; nothing to export")
     flat = to_flat(bank, slot, slot + 1)
-    tensors = {"delta": pack(flat["delta"]), "rows": flat["rows"].cpu()}
+    tensors = packed({k: v for k, v in flat.items() if k != "offsets"})
     data = save(tensors, {"memory": memory, "sha256": flat_hash(tensors)})
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -352,11 +407,11 @@ def export_slot(
 
 # %% ../nbs/02_slots.ipynb #42a0a788
 def read_slot(bank: SlotBank, path: str | Path, memory: str) -> dict[str, torch.Tensor]:
-    "The `delta` and `rows` of an exported slot. Raises `ValueError` when the file is damaged, holds anything else, or belongs to another memory."
+    "The `delta` and `rows` of an exported slot, and its anchors if it has any. Raises `ValueError` when the file is damaged, holds anything else, or belongs to another memory."
     try:
         with safe_open(path, "pt") as f: said, flat = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except (SafetensorError, OSError) as e: raise ValueError(f"{path}: no whole safetensors file ({e}); export the slot again") from e
-    if wrong := flat.keys() ^ {"delta", "rows"}: raise ValueError(f"{path}: holds {', '.join(sorted(flat))}; {min(wrong)!r} is {'too many' if min(wrong) in flat else 'missing'} in a slot's file")
+    if wrong := misnamed(flat, ("delta", "rows")): raise ValueError(f"{path}: holds {', '.join(sorted(flat))}; {min(wrong)!r} is {'too many' if min(wrong) in flat else 'missing'} in a slot's file")
     if flat_hash(flat) != said.get("sha256"): raise ValueError(f"{path}: its tensors are not those it names by SHA-256; the file is damaged, export the slot again")
     if said.get("memory") != memory:
         raise ValueError(f"{path}: is for memory {str(said.get('memory'))[:12]}…, this is {memory[:12]}…; load it over the memory it was exported from")
@@ -364,11 +419,16 @@ def read_slot(bank: SlotBank, path: str | Path, memory: str) -> dict[str, torch.
     from_flat(bank.num_rows, **flat, offsets=torch.tensor([0, len(flat["rows"])]))
     return flat
 
+def misnamed(flat: dict[str, torch.Tensor], want: tuple[str, ...] = ("delta", "rows", "offsets")) -> list[str]:
+    "The tensors of a flat form that are missing or too many; anchors come as two or not at all"
+    return sorted(flat.keys() ^ {*want, *(("anchors", "anchored") if "anchors" in flat or "anchored" in flat else ())})
+
 def fill_slot(bank: SlotBank, slot: int, flat: dict[str, torch.Tensor]):
-    "Give a slot without rows those of `flat`"
+    "Give a slot without rows or anchors those of `flat`"
     device = bank.storage.device
     lines = insert(bank, slot * bank.num_rows + flat["rows"].to(device))
     bank.storage[lines] = flat["delta"].to(device, torch.float32)
+    if "anchors" in flat: put_anchors(bank, flat["anchored"] + slot, flat["anchors"])
 
 # %% ../nbs/02_slots.ipynb #4e62c505
 def import_slot(bank: SlotBank, path: str | Path, memory: str) -> int:

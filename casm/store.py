@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from .checkpoint import fsync_dir, sha256_file
 from .facts import CasmError
 from .registry import Registry
-from .slots import SlotBank, from_flat, pack, to_flat
+from .slots import SlotBank, from_flat, misnamed, packed, to_flat
 
 # %% ../nbs/14_store.ipynb #44e64bc0
 class Part(NamedTuple):
@@ -60,8 +60,7 @@ def parts_of(folder: str | Path, name: str | None, whole: bool = False) -> list[
 # %% ../nbs/14_store.ipynb #bf54474d
 def write_part(folder: str | Path, bank: SlotBank, first: int, parent: str | None, memory: str) -> str:
     "Write the slots from `first` on, durably; the file's name. Raises `CasmError` when there is no room."
-    flat = to_flat(bank, first)
-    tensors = {"delta": pack(flat["delta"]), "rows": flat["rows"].cpu(), "offsets": flat["offsets"].cpu()}
+    tensors = packed(to_flat(bank, first))
     beside = Path(folder) / ".part.tmp"
     try:
         save_file(tensors, beside, {"casm": json.dumps({"first": first, "parent": parent, "memory": memory})})
@@ -125,10 +124,12 @@ def read_bank(folder: str | Path, name: str | None, num_rows: int, dim: int, mem
     for part in reversed(parts_of(folder, name, whole=True)):
         if part.memory != memory: raise CasmError(f"{part.path}: is for memory {part.memory[:12]}…, this is {memory[:12]}…; attach the memory these slots were learnt over")
         flats.append(load_file(part.path))
-        if wrong := flats[-1].keys() ^ flats[0].keys(): raise CasmError(f"{part.path}: tensor {min(wrong)!r} is missing or too many; restore it")
+        if wrong := misnamed(flats[-1]): raise CasmError(f"{part.path}: tensor {wrong[0]!r} is missing or too many; restore it")
         if flats[-1]["delta"].shape[1:] != (dim,): raise CasmError(f"{part.path}: delta of shape {tuple(flats[-1]['delta'].shape)}, the memory's rows are {dim} wide; restore it")
+        if "anchored" in flats[-1]: flats[-1]["anchored"] += part.first
     sizes = torch.cat([torch.tensor([0]), *(f["offsets"].diff() for f in flats)])
-    bank = from_flat(num_rows, torch.cat([f["delta"].float() for f in flats]), torch.cat([f["rows"] for f in flats]), sizes.cumsum(0))
+    anchors = {k: torch.cat(ts) for k in ("anchors", "anchored") if (ts := [f[k] for f in flats if k in f])}
+    bank = from_flat(num_rows, torch.cat([f["delta"].float() for f in flats]), torch.cat([f["rows"] for f in flats]), sizes.cumsum(0), **anchors)
     bank.stored, bank.kept = name, bank.num_slots
     return bank
 
