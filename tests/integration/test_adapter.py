@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM
 from transformers import GemmaConfig, GemmaForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from casm.adapter import CasmConfig, add_slots, attach, casm_layer, load_adapter, memory_of, reading, save_adapter, slot_bank
+from casm.adapter import CasmConfig, add_slots, attach, casm_layer, load_adapter, memory_of, reading, save_adapter, slot_bank, use_bank
 from casm.memory import MemoryConfig, SparseMemory, product_topk, record_access, save_memory
-from casm.slots import commit, open_slots
+from casm.slots import anchor, commit, from_flat, open_slots, to_flat
 
 WIDE = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, pad_token_id=0, bos_token_id=1, eos_token_id=2)
 GQA = WIDE | dict(num_key_value_heads=2, head_dim=8)
@@ -46,11 +46,14 @@ def memory(dtype=torch.float32, filled=False, **kw):
     return m.to(dtype).eval()
 
 
-def fit(peft, steps=6, name=None):
-    "Open two slots in an adapter's bank and train them on X with the backbone frozen"
+def fit(peft, steps=6, name=None, min_cosine=None):
+    "Open two slots in an adapter's bank and train them on X with the backbone frozen; with `min_cosine` they speak only near what they were trained on"
     bank = slot_bank(peft, name)
     rows = torch.arange(bank.num_rows)
     slots = open_slots(bank, [rows[::2], rows[::3]])
+    if min_cosine:
+        with record_access(memory_of(peft)) as got: peft(X)
+        anchor(bank, slots, [got[0].query.view(*X.shape, -1)[i, :5] for i in (0, 2)], min_cosine)
     opt, losses = torch.optim.AdamW([bank.param], lr=.2), []
     for _ in range(steps):
         loss = peft(input_ids=X, labels=X, slots=torch.tensor([slots[0], -1, slots[1]])).loss
@@ -191,14 +194,32 @@ def test_float32_memory_in_a_bfloat16_model():
     assert losses[-1] < losses[0] and peft(X).logits.dtype == torch.bfloat16
 
 
-@pytest.fixture
-def saved(tmp_path):
+@pytest.fixture(params=[None, .9], ids=["everywhere", "anchors"])
+def saved(tmp_path, request):
     "A backbone folder and an adapter trained on it, with the logits it had"
     backbone().save_pretrained(tmp_path / "backbone")
     peft = add_slots(attach(AutoModelForCausalLM.from_pretrained(tmp_path / "backbone").eval(), memory(filled=True)))
-    fit(peft)
+    fit(peft, min_cosine=request.param)
     save_adapter(peft, tmp_path / "adapter")
     return tmp_path, peft(X, slots=SLOTS).logits.detach()
+
+
+def test_anchors_are_read_back_and_given_up(saved, tmp_path):
+    folder, want = saved
+    peft = load_adapter(AutoModelForCausalLM.from_pretrained(folder / "backbone").eval(), folder / "adapter")
+    bare, bank = peft(X).logits, slot_bank(peft)
+    speaks = (want != bare).any(-1)                                            # a position that follows one that speaks may change too
+    assert not speaks[1].any() and speaks[0, 0] and speaks[2, 0]
+    if len(bank.anchors):
+        assert torch.equal(peft(X, slots=torch.tensor([-1, 0, -1])).logits, bare)   # a text of which the slot was told nothing
+        with pytest.raises(ValueError, match="anchors of width 3"):
+            use_bank(peft, from_flat(bank.num_rows, **to_flat(bank) | {"anchors": torch.ones(1, 3), "anchored": torch.tensor([0])}))
+    plain = add_slots(attach(backbone(), memory(filled=True)))
+    fit(plain)
+    peft.load_state_dict(plain.state_dict())
+    assert not len(slot_bank(peft).anchors) and torch.equal(peft(X, slots=SLOTS).logits, plain(X, slots=SLOTS).logits)
+    plain.load_state_dict(load_adapter(AutoModelForCausalLM.from_pretrained(folder / "backbone").eval(), folder / "adapter").state_dict())
+    assert torch.equal(plain(X, slots=SLOTS).logits, want)
 
 
 def test_pefts_own_loaders(saved):

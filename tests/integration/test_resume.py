@@ -95,6 +95,18 @@ def test_killed_between_checkpoints(name, save_every, every, whole, stub, tmp_pa
     assert count[0] > want[1] and end(tmp_path / "run") == want
 
 
+def test_anchors_are_in_a_checkpoint(stub, tmp_path, dying):
+    settings = {"min_cosine": .9}
+    teach("casm", tmp_path / "whole", stub, settings=settings)
+    want, stops = end(tmp_path / "whole"), 0
+    dying(terminate, 3)
+    while True:
+        try: teach("casm", tmp_path / "run", stub, settings=settings); break
+        except Preempted: stops += 1
+    assert stops and end(tmp_path / "run") == want
+    assert len(RunFolder(tmp_path / "run").load_latest().tensors["anchors"])
+
+
 def test_signal_after_a_save_is_recorded(whole, stub, tmp_path, monkeypatch):
     "Before the next period begins: the event stays when the run is continued"
     want, signals = whole("casm"), [signal.SIGUSR1]
