@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['HEADLINES', 'is_right', 'is_inside', 'right_answers', 'evaluate', 'prediction', 'asked_for', 'Said', 'resumed',
            'append', 'matrix', 'mean', 'accuracies', 'wrong_time', 'told', 'contradiction_accuracy', 'routing',
-           'locality', 'as_of_accuracy', 'transfer', 'atoke', 'original_f1', 'original_scores', 'margins', 'Interval',
-           'bootstrap', 'paired', 'student_quantile', 'across_seeds', 'over_seeds', 'sample', 'weigh', 'intervals',
-           'differences', 'summarise', 'Bound', 'StandingStill', 'bounds', 'with_oracle', 'under_oracle']
+           'locality', 'as_of_accuracy', 'transfer', 'atoke', 'original_f1', 'original_scores', 'margins',
+           'activations', 'Interval', 'bootstrap', 'paired', 'student_quantile', 'across_seeds', 'over_seeds', 'sample',
+           'weigh', 'intervals', 'differences', 'summarise', 'Bound', 'StandingStill', 'bounds', 'with_oracle',
+           'under_oracle']
 
 # %% ../nbs/23_evaluation.ipynb #5324f4e5
 import json
 import math
 import os
+import random
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -235,6 +237,16 @@ def margins(method, benchmark: Benchmark, after: str) -> dict[str, float | None]
     new_now, old_now, new_then, old_then = np.array(method.logprobs(*map(list, zip(*rows)))).reshape(-1, 4).T
     current, past = new_now - old_now, old_then - new_then
     return dict(zip(names, map(float, (current.mean(), past.mean(), (current > 0).mean(), (past > 0).mean()))))
+
+# %% ../nbs/23_evaluation.ipynb #94aec937
+def activations(method, probes: list[Probe], seed: int, n: int = 10) -> tuple[dict, dict[str, str]]:
+    "`method.norms` of `n` questions of each kind at most, drawn by `seed`; and, as JSON under `probes`, which these are"
+    rng, of = random.Random(seed), defaultdict(list)
+    for p in probes:
+        if p.form == "probe": of[p.kind].append(p)
+    drawn = [p for some in of.values() for p in rng.sample(some, min(n, len(some)))]
+    which = [{"question": p.question, "as_of": p.as_of, "kind": p.kind} for p in drawn]
+    return method.norms([p.question for p in drawn], [p.as_of for p in drawn]), {"probes": json.dumps(which, ensure_ascii=False)}
 
 # %% ../nbs/23_evaluation.ipynb #30481158
 class Interval(NamedTuple):

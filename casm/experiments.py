@@ -20,12 +20,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from tqdm.auto import tqdm
 
 from .baselines import BASELINES
 from .benchmark import STREAMS, Benchmark, read_facts, write_facts
-from .checkpoint import RunFolder, check_run_folder, hash_tensors, read_latest, write_json_atomic, write_text_atomic
-from .evaluation import HEADLINES, bounds, differences, evaluate, margins, matrix, original_scores, over_seeds, summarise, under_oracle, with_oracle
+from .checkpoint import RunFolder, check_run_folder, hash_tensors, read_latest, write_bytes_atomic, write_json_atomic, write_text_atomic
+from .evaluation import HEADLINES, activations, bounds, differences, evaluate, margins, matrix, original_scores, over_seeds, summarise, under_oracle, with_oracle
 from .facts import PROBE_FORM, CasmError, Probe, question
 from .methods import Answer, Item, METHODS, Method, make_method, split_answer
 from .pretraining import LM, background_world, load_lm, pretrain_period_one, save_lm
@@ -105,6 +106,7 @@ def run_one(
         probes = all_probes(benchmark, after)
         predictions = with_oracle(method, evaluate(method, probes, after, seed))
         write_predictions(folder / "periods" / after, predictions)
+        if config.capture_activations: write_bytes_atomic(folder / "periods" / after / "activations.safetensors", save(*activations(method, probes, seed)))
         run.append("eval", {"event": "evaluation", "unit": after, "matrix": matrix(predictions).get(after, {}), **beside(method, benchmark, probes, after)})
     method = make_method(name, KNOWN, **settings)
     check_place(config, method)

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'ELSEWHERE', 'SIGNALS', 'PREEMPTED', 'GROWS', 'setting', 'TrainConfig', 'check_setting', 'identity',
-           'read_setting', 'read_yaml', 'layered', 'schedule', 'passes', 'batches', 'keep_passages', 'Job', 'split',
-           'step_loss', 'take_step', 'lower', 'over_processes', 'sum_gradients', 'train_period', 'new_job', 'begin_job',
-           'resume_job', 'job_state', 'accelerator_here', 'device_of', 'check_place', 'Preempted', 'Stop',
-           'random_states', 'set_random_states', 'Sharded', 'Loop', 'take_over', 'save', 'after_step', 'finish', 'log',
-           'asked', 'last_period', 'figures', 'peak_bytes', 'train', 'writing', 'plan_of']
+           'read_setting', 'read_yaml', 'layered', 'schedule', 'passes', 'batches', 'keep_passages', 'first_wordings',
+           'Job', 'split', 'step_loss', 'take_step', 'lower', 'over_processes', 'sum_gradients', 'train_period',
+           'new_job', 'begin_job', 'resume_job', 'job_state', 'accelerator_here', 'device_of', 'check_place',
+           'Preempted', 'Stop', 'random_states', 'set_random_states', 'Sharded', 'Loop', 'take_over', 'save',
+           'after_step', 'finish', 'log', 'asked', 'last_period', 'figures', 'peak_bytes', 'train', 'writing',
+           'plan_of']
 
 # %% ../nbs/13_trainer.ipynb #a79c6426
 import base64
@@ -65,6 +66,7 @@ class TrainConfig:
     warmup: float = setting(.1, "share of a period's steps that warm up", low=0, most=1)
     precision: str = setting("no", "lower precision of the forward pass; the weights stay in float32", choices=("no", "bf16", "fp16"))
     deduplicate: bool = setting(False, "train a passage that a period repeats only once")
+    wordings: int = setting(0, "sentences of each fact that are trained; 0: all", low=0)
     min_length: int = setting(0, "characters of the shortest passage that is trained", low=0)
     max_passages: int = setting(0, "passages trained in a period at most, drawn at random; 0: all", low=0)
     seed: int = setting(0, "order of the passages and everything random", low=0)
@@ -72,6 +74,7 @@ class TrainConfig:
     device: str = setting("auto", "auto: a GPU if there is one", choices=("auto", "cpu", "cuda"), place=True)
     shard: bool = setting(False, "several processes keep the weights, their gradients and the optimiser's memory in parts (FSDP2); full_ft only", place=True)
     tracker: str = setting("none", "where losses are drawn as they come", choices=("none", "tensorboard", "wandb"), place=True)
+    capture_activations: bool = setting(False, "after each period, keep how large the hidden states are at ten questions of each kind", place=True)
 
     def __post_init__(self):
         for f in fields(self): check_setting(f, getattr(self, f.name))
@@ -155,9 +158,18 @@ def keep_passages(items: list[Item], config: TrainConfig, period: str) -> list[I
     "The passages of a period that its settings let through, in their order"
     if config.deduplicate: items = list(dict.fromkeys(items))
     items = [i for i in items if len(i.text) >= config.min_length]
+    if config.wordings: items = first_wordings(items, config.wordings)
     if not 0 < config.max_passages < len(items): return items
     drawn = random.Random(f"{config.seed}-{period}-sample").sample(range(len(items)), config.max_passages)
     return [items[i] for i in sorted(drawn)]
+
+def first_wordings(items: list[Item], n: int) -> list[Item]:
+    "The first `n` passages of each fact, and all that have none"
+    told, kept = Counter(), []
+    for i in items:
+        told[i.fact] += 1
+        if i.fact is None or told[i.fact] <= n: kept.append(i)
+    return kept
 
 # %% ../nbs/13_trainer.ipynb #14b807f6
 @dataclass
@@ -301,13 +313,14 @@ def device_of(config: TrainConfig, accelerator: Accelerator) -> torch.device:
     return torch.device("cpu") if config.device == "cpu" else accelerator.device
 
 def check_place(config: TrainConfig, method: Method | type[Method]):
-    "Raises `CasmError` for a device or a tracker that isn't there, for processes that do not know of each other, and for weights that can't be kept in parts"
+    "Raises `CasmError` for a device or a tracker that isn't there, for processes that do not know of each other, for weights that can't be kept in parts, and for hidden states that no answer comes from"
     if config.device == "cuda" and not torch.cuda.is_available():
         raise CasmError("device='cuda': no GPU is visible here; use device=auto, or ask the job scheduler for one")
     there = {"none": lambda: True, "tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[config.tracker]
     if not there(): raise CasmError(f"tracker={config.tracker!r}: the package is not installed; pip install {config.tracker}, or use tracker=none")
     n, known = os.environ.get("WORLD_SIZE", "1"), accelerator_here().num_processes
     if n.isdecimal() and int(n) != known: raise CasmError(f"WORLD_SIZE={n}: {known} process takes part; on machines without a GPU set ACCELERATE_USE_CPU=1, or start one process")
+    if config.capture_activations and method.logprobs is None: raise CasmError(f"capture_activations=True: {method.name} answers otherwise than from its model's hidden states; leave it out")
     if not config.shard: return
     if not method.shards: raise CasmError(f"shard=True: {method.name} trains little of the model, which each process keeps whole; use shard=false")
     if known == 1: raise CasmError("shard=True: one process has nobody to share the weights with; start several (torchrun, srun), or use shard=false")

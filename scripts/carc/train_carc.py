@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train one method on a cluster; a thin door to `casm train`, whose flags it takes too (--lr, --epochs, --max-passages, --save-every …)."""
+"""Train one method on a cluster; a thin door to `casm train`, whose flags it takes too (--lr, --epochs, --max-passages, --save-every, --capture-activations …)."""
 import argparse, random, sys, tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +8,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, in
 from casm.benchmark import Benchmark, write_facts  # noqa: E402
 from casm.cli import Parser, facts_of  # noqa: E402
 from casm.cli import main as casm  # noqa: E402
-
-REFUSED = {"--augmented": "a run learns its facts' own sentences; leave it out (passages of other sources are taught with casm learn)",
-           "--capture-activations": "none are kept; leave it out (predictions.jsonl has the slot behind each answer)"}
 
 
 def parser(prog, about):
@@ -44,11 +41,11 @@ def main(argv=None):
     p.add_argument("--run-id", metavar="NAME", help="name of the run; None: METHOD_MODEL_sSEED")
     p.add_argument("--batch-size", type=int, metavar="N", help="passages at a time; None: the method's recipe")
     p.add_argument("--grad-accum", type=int, metavar="N", help="so many times --batch-size passages make an optimiser step; None: once")
-    p.add_argument("--no-augmented", action="store_true", help="learn the facts' own sentences, as is always done")
-    for flag in REFUSED: p.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
+    wordings = p.add_mutually_exclusive_group()
+    wordings.add_argument("--augmented", action="store_true", help="learn each fact in all its wordings, as without a flag")
+    wordings.add_argument("--no-augmented", action="store_true", help="learn each fact of the later periods in its first wording only, as --wordings 1")
     args, more = p.parse_known_args(argv)
-    for flag, why in REFUSED.items():
-        if getattr(args, flag[2:].replace("-", "_")): p.error(f"{flag}: {why}")
+    if args.no_augmented: more += ["--wordings", "1"]
     if args.grad_accum is not None and args.batch_size is None: p.error("--grad-accum: needs --batch-size, which it multiplies")
     if args.batch_size is not None: more += ["--batch-size", str(args.batch_size * (args.grad_accum or 1))]
     if args.grad_accum is not None: more += ["--accumulate", str(args.grad_accum)]

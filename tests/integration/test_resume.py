@@ -107,6 +107,20 @@ def test_anchors_are_in_a_checkpoint(stub, tmp_path, dying):
     assert len(RunFolder(tmp_path / "run").load_latest().tensors["anchors"])
 
 
+def test_activations_are_kept_whoever_stops_the_run(whole, stub, tmp_path, dying):
+    "The same of each period, and the run as it is without them"
+    kept = lambda run: {p.parent.name: p.read_bytes() for p in (tmp_path / run).glob("periods/*/activations.safetensors")}  # noqa: E731
+    teach("casm", tmp_path / "once", stub, capture_activations=True)
+    dying(terminate, 3)
+    while True:
+        try: teach("casm", tmp_path / "run", stub, capture_activations=True); break
+        except Preempted: pass
+    assert end(tmp_path / "run") == end(tmp_path / "once") == whole("casm")
+    assert kept("run") == kept("once") and sorted(kept("run")) == ["2018", "2020", "2022"]
+    teach("casm", tmp_path / "run", stub)
+    assert kept("run") == kept("once")
+
+
 def test_signal_after_a_save_is_recorded(whole, stub, tmp_path, monkeypatch):
     "Before the next period begins: the event stays when the run is continued"
     want, signals = whole("casm"), [signal.SIGUSR1]
@@ -149,7 +163,7 @@ def test_memory_of_the_optimiser_is_needed(whole, stub, tmp_path, dying, monkeyp
 
 @pytest.mark.parametrize("change, says", [
     ({"lr": .5}, "train.lr is 0.2 there and 0.5 here"), ({"accumulate": 2}, "train.accumulate"), ({"precision": "bf16"}, "train.precision"), ({"settings": {"rows": 9}}, "settings.rows"),
-    ({"deduplicate": True}, "train.deduplicate"), ({"benchmark": generate(6, seed=6, periods=("2018", "2020", "2022"))}, "data.2018"),
+    ({"deduplicate": True}, "train.deduplicate"), ({"wordings": 1}, "train.wordings"), ({"benchmark": generate(6, seed=6, periods=("2018", "2020", "2022"))}, "data.2018"),
     ({"benchmark": replace(BENCHMARK, records=[replace(r, values={**r.values, "2022": "Nobody"}) if i == 0 else r for i, r in enumerate(BENCHMARK.records)])}, "data.2022"),
     ({"benchmark": generate(6, seed=5, periods=("2018", "2020"))}, "periods is")])
 def test_another_run_is_refused(change, says, stub, tmp_path, dying):

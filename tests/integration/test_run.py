@@ -116,6 +116,18 @@ def test_interrupted_anywhere_it_continues_to_the_same_end(out, stub, tmp_path, 
     assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == (out / "predictions.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_norms_do_not_depend_on_the_company(out, name):
+    "Of the hidden states at questions of every kind, alone and together, through the slots that they get"
+    method, probes = load_method(out, name), [p for p in experiments.all_probes(BENCHMARK, "2024") if p.form == "probe"][::7]
+    asked = [p.question for p in probes], [p.as_of for p in probes]
+    got = method.norms(*asked)
+    for i, (q, t) in enumerate(zip(*asked)):
+        alone, n = method.norms([q], [t]), got["lengths"][i]
+        assert alone["lengths"].tolist() == [n] and torch.equal(alone["token_ids"][0], got["token_ids"][i, :n])
+        torch.testing.assert_close(got["norms"][i, :, :n], alone["norms"][0], rtol=1e-5, atol=1e-5)
+
+
 def test_foreign_folder_is_refused(stub, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(CasmError, match="thesis.tex"): run(BENCHMARK, tmp_path, model=stub)

@@ -1,8 +1,12 @@
 "main.py, run_job.sh and scripts/carc: the same run through every door, found finished by all but the first."
 import json, os, subprocess, sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+
+from safetensors import safe_open
 
 from casm.benchmark import generate, write_facts
 from commands import run
@@ -44,10 +48,31 @@ def test_every_door_leads_to_the_same_run(facts, stub, tmp_path):
     assert [json.loads(x)["unit"] for x in (tmp_path / "r" / "metrics" / "events.jsonl").read_text().splitlines()] == ["2024"]
 
 
+def test_one_wording_and_the_norms_of_hidden_states(facts, stub, tmp_path):
+    "Fewer tokens, and the norms as they are described"
+    line = [sys.executable, ROOT / "scripts/carc/train_carc.py", "--method", "casm", "--facts", facts, "--model", stub, "--checkpoint-dir", tmp_path, "--seed", 0, "--epochs", 1, "--min-steps", 2]
+    tokens = {}
+    for name, more in (("all", ["--augmented"]), ("one", ["--no-augmented", "--capture-activations"])):
+        got = door(*line, "--run-id", name, *more)
+        assert got.returncode == 0, got.stderr
+        tokens[name] = json.loads((tmp_path / name / "metrics" / "events.jsonl").read_text())["tokens"]
+    assert 3 < tokens["all"] / tokens["one"] < 7 and not [*tmp_path.glob("all/**/activations*")]
+    for period in FACTS.periods:
+        with safe_open(tmp_path / "one" / "periods" / period / "activations.safetensors", "pt") as f: said, x = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
+        probes = json.loads(said["probes"])
+        kinds = Counter(p["kind"] for p in probes)
+        assert set(x) == {"norms", "lengths", "token_ids"} and all(set(p) == {"question", "as_of", "kind"} for p in probes)
+        assert max(kinds.values()) <= 10 and kinds["changed"] > 0 and (kinds["superseded"] > 0) == (period == "2024")
+        assert x["norms"].shape == (len(probes), 5, x["lengths"].max()) and x["token_ids"].shape == (len(probes), x["lengths"].max()) and str(x["norms"].dtype) == "torch.float32"
+        inside = torch.arange(x["lengths"].max()) < x["lengths"][:, None]
+        assert ((x["norms"] > 0) == inside[:, None]).all() and not x["token_ids"][~inside].any()
+
+
 @pytest.mark.parametrize("line, says", [
     (["main.py"], "--dataset-name FILE"), (["main.py", "--mode", "synthetic", "--dataset-name", "x"], "leave out --dataset-name"),
     (["main.py", "--mode", "synthetic", "--method", "sfm"], "'sfm' is unknown"), (["main.py", "--dataset-name", "none.json"], "none.json: no such file"),
     (["scripts/carc/train_carc.py"], "--method"), (["scripts/carc/train_carc.py", "--method", "casm", "--facts", "none.json"], "none.json: no such file"),
+    (["scripts/carc/train_carc.py", "--method", "copy", "--capture-activations"], "capture_activations=True: copy answers otherwise"),
     (["scripts/carc/train_carc.py", "--method", "casm", "--run-id", "a/b"], "leave out slashes"), (["main.py", "--mode", "synthetic", "--run-id", "a/b"], "leave out slashes"),
     (["main.py", "--mode", "synthetic", "--resume-from", "none"], "checkpoints/none is no run"),
     (["scripts/experiments/pretrain_period1.py", "--facts", "none.json"], "none.json: no such file"), (["scripts/experiments/run_step2.py", "sfm"], "'sfm' is unknown"),
