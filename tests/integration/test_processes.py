@@ -35,6 +35,7 @@ def teach(name, stub, folder, until=None):
     def take_step(job, *a, f=trainer.take_step):
         if job.step == until: raise KeyboardInterrupt
         f(job, *a)
+        if until == "second" and os.environ.get("RANK") == "1" and job.step == 2: os.kill(os.getpid(), signal.SIGTERM)
         held.add(sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in method.parameters()))
     trainer.step_loss, trainer.take_step = step_loss, take_step
     def load_latest(run, f=RunFolder.load_latest):
@@ -116,6 +117,13 @@ def test_a_signal_while_the_first_process_asks_stops_all(stub, tmp_path):
     again, = processes(1, "casm", stub, tmp_path / "run")
     assert again["asked"] == ["2020"] and not again["chosen"] and again["stopped"] is None       # nothing is trained again
     assert again["learnt"] == stopped[0]["learnt"]
+
+
+def test_a_signal_to_another_process_is_recorded(stub, tmp_path):
+    stopped = processes(2, "casm", stub, tmp_path / "run", "second")
+    assert [x["stopped"] for x in stopped] == ["Preempted", "Preempted"]
+    said = [e for e in map(json.loads, (tmp_path / "run" / "metrics" / "events.jsonl").read_text().splitlines()) if e["event"] == "preempted"]
+    assert [(e["signal"], e["step"]) for e in said] == [("another process was stopped", 2)]
 
 
 if __name__ == "__main__": print(json.dumps(teach(*sys.argv[1:4], *(int(x) if x.isdecimal() else x for x in sys.argv[4:]))))
