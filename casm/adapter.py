@@ -244,6 +244,7 @@ def put_bank(layer: CasmLayer, name: str, bank: SlotBank) -> SlotBank:
     c = layer.base_layer.memory.config
     if (bank.num_rows, bank.dim) != (c.num_rows, c.value_dim):
         raise ValueError(f"bank of {bank.num_rows} rows of width {bank.dim}: the memory has {c.num_rows} rows of width {c.value_dim}; give a bank over this memory")
+    if len(bank.anchors) and c.num_readers > 1: raise ValueError("bank has anchors: they need a memory with one reader, this one is read by several layers")
     if len(bank.anchors) and bank.anchors.shape[1] != query_dim(c): raise ValueError(f"bank has anchors of width {bank.anchors.shape[1]}: the memory's queries are {query_dim(c)} wide; give a bank over this memory")
     if bank.param is not None: raise ValueError("bank has a parameter of its own: commit() it first")
     layer.drop(name)

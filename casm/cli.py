@@ -17,11 +17,13 @@ import argparse
 import inspect
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
 import warnings
 from collections import Counter
+from contextlib import suppress
 from dataclasses import fields
 from fnmatch import fnmatch
 from pathlib import Path
@@ -167,12 +169,12 @@ def method_settings(kind: type, file: dict, given: list[str]) -> dict:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals: raise CasmError(f"--set {text!r}: give NAME=VALUE, such as rows=64")
-        try: found[name] = known[name](value)
-        except (KeyError, ValueError): found[name] = value
-    for name, value in found.items():
+        found[name] = int(value) if known.get(name) is int and re.fullmatch(r"-?\d+", value) else value
+    for name, value in list(found.items()):
         if name not in known: raise CasmError(f"setting {name!r}: {kind.name} has {', '.join(known) or 'no settings'}")
-        if known[name] is float and type(value) is int: found[name] = float(value)
-        elif type(value) is not known[name]: raise CasmError(f"setting {name}={value!r}: must be {A_SETTING.get(known[name], 'a name')}")
+        if known[name] is float and type(value) in (int, str):         # 1e-1 is text to YAML
+            with suppress(ValueError, OverflowError): value = found[name] = float(value)
+        if type(value) is not known[name]: raise CasmError(f"setting {name}={value!r}: must be {A_SETTING.get(known[name], 'a name')}")
     return found
 
 A_SETTING = {int: "a whole number", float: "a number"}

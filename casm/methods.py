@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ROW_OPTIMIZERS', 'METHODS', 'Item', 'Answer', 'split_answer', 'Method', 'tensors_of', 'count_tokens', 'count_targets',
-           'prompts_plain', 'continuations', 'answer_plain', 'logprobs', 'norms', 'perplexity', 'unsharded',
-           'sharded_like', 'Cost', 'trained_tensors', 'plain_state', 'check_method', 'check_tensors', 'load_plain',
-           'plain_cost', 'optimizer_tensors', 'load_optimizer', 'FullFT', 'LoRA', 'SMF', 'smf_loss', 'smf_begin_step',
-           'smf_prompts', 'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes', 'smf_optimizer_tensors',
-           'smf_load_optimizer', 'set_bank', 'CASM', 'casm_begin', 'stated', 'casm_reopen', 'slot_rows', 'slot_queries',
-           'predicting', 'casm_loss', 'casm_end', 'aim', 'casm_read', 'casm_answer', 'casm_answer_through',
-           'casm_tensors', 'halved', 'casm_state', 'casm_load', 'first_slots', 'casm_cost', 'make_method']
+           'prompts_plain', 'continuations', 'answer_plain', 'logprobs', 'perplexity', 'unsharded', 'sharded_like',
+           'Cost', 'trained_tensors', 'plain_state', 'check_method', 'check_tensors', 'load_plain', 'plain_cost',
+           'optimizer_tensors', 'load_optimizer', 'FullFT', 'LoRA', 'SMF', 'smf_loss', 'smf_begin_step', 'smf_prompts',
+           'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes', 'smf_optimizer_tensors', 'smf_load_optimizer',
+           'set_bank', 'CASM', 'casm_begin', 'stated', 'casm_reopen', 'slot_rows', 'slot_queries', 'predicting',
+           'casm_loss', 'casm_end', 'aim', 'casm_read', 'casm_answer', 'casm_answer_through', 'casm_tensors', 'halved',
+           'casm_state', 'casm_load', 'first_slots', 'casm_cost', 'make_method']
 
 # %% ../nbs/10_methods.ipynb #84097154
 import math
@@ -28,7 +28,7 @@ from .adapter import add_slots, casm_layer, encode, memory_of, reading, slot_ban
 from .benchmark import times_stated
 from .checkpoint import State, hash_tensors
 from .facts import CasmError, Fact, Probe, answers_match, canonical, dated, document, is_document, to_fact
-from .generation import answer_logprob, answer_of, generate, hidden_norms
+from .generation import answer_logprob, answer_of, generate
 from .memory import Access, lookup_hash, watching
 from .pretraining import LM, accesses, lookups, make_batch
 from .ranker import SCORES, count_rows, score_rows, select_rows, sum_counts, top_t
@@ -139,10 +139,6 @@ def logprobs(method: Method, questions: list[str], as_of: list[str | None], answ
     prompts, slots = method.prompts(questions, as_of)
     return answer_logprob(method.lm.model, method.lm.tokenizer, prompts, [f" {a}" for a in answers], slots)
 
-def norms(method: Method, questions: list[str], as_of: list[str | None]) -> dict[str, torch.Tensor]:
-    "`hidden_norms` of the questions, each read as the method would read it"
-    return hidden_norms(method.lm.model, method.lm.tokenizer, *method.prompts(questions, as_of))
-
 def perplexity(method: Method, texts: list[str]) -> float | None:  # None: too large a number
     "Perplexity of texts of two words or more, each read through the slot, if any, that it would get as a question; its first word is given"
     heads = [t.split()[0] for t in texts]
@@ -150,7 +146,7 @@ def perplexity(method: Method, texts: list[str]) -> float | None:  # None: too l
     nats = answer_logprob(method.lm.model, method.lm.tokenizer, heads, [t[len(h):] for t, h in zip(texts, heads)], method.prompts(texts, [None] * len(texts))[1])
     return math.exp(-sum(nats) / tokens) if -sum(nats) / tokens < 700 else None
 
-Method.continuations, Method.norms, Method.perplexity = continuations, norms, perplexity
+Method.continuations, Method.perplexity = continuations, perplexity
 Method.batch, Method.prompts, Method.answer, Method.logprobs = tensors_of, prompts_plain, answer_plain, logprobs
 Method.count_tokens, Method.count_targets = count_tokens, count_targets
 
@@ -380,12 +376,13 @@ class CASM(Method):
         super().__init__()
         if type(rows) is not int or rows < 1: raise CasmError(f"rows={rows!r}: give a whole number of at least 1")
         if score not in SCORES: raise CasmError(f"score={score!r}: choose from {', '.join(SCORES)}")
-        if not 0 <= min_cosine < 1: raise CasmError(f"min_cosine={min_cosine!r}: give a number of at least 0 and below 1")
+        if type(min_cosine) not in (int, float) or not (min_cosine == 0 or .01 <= min_cosine <= .99): raise CasmError(f"min_cosine={min_cosine!r}: give a number of .01 to .99, or 0")
         self.rows, self.score, self.min_cosine = rows, score, min_cosine
         self.most, self.registry, self.pending, self.slot_of = 0, Registry(), [], {}
 
     def prepare(self, lm: LM):
         "Register what the start checkpoint already knows, without slots"
+        if self.min_cosine and memory_of(lm.model).config.num_readers > 1: raise CasmError(f"min_cosine={self.min_cosine}: the memory is read by several layers, and a later one's queries change with what a slot adds before; give 0")
         super().prepare(lm)
         lm.model = add_slots(lm.model).requires_grad_(False).eval()
         self.registry.assert_facts(list(lm.facts), source="start checkpoint")
@@ -427,8 +424,9 @@ def casm_begin(method: CASM, period: str, items: list[Item]) -> list[Item]:
     passages = {f: [] for f in fresh}
     for i in items: passages.get(i.fact, []).append(i)
     start = time.perf_counter()
-    slots = open_slots(method.bank, [slot_rows(method, passages[f]) for f in fresh])
-    if method.min_cosine: anchor(method.bank, slots, [slot_queries(method, passages[f]) for f in fresh], method.min_cosine)
+    rows, queries = [slot_rows(method, passages[f]) for f in fresh], [slot_queries(method, passages[f]) for f in fresh if method.min_cosine]
+    slots = open_slots(method.bank, rows)
+    if method.min_cosine: anchor(method.bank, slots, queries, method.min_cosine)
     method.selecting += time.perf_counter() - start
     method.periods.append(period)
     method.slot_of = dict(zip(fresh, slots))
@@ -451,9 +449,9 @@ def slot_rows(method: CASM, items: list[Item]) -> torch.Tensor:
     return select_rows(torch.cat(accesses(method.lm.model, x, predicting(x["labels"]))), method.lm.stats, method.rows, method.score)
 
 def slot_queries(method: CASM, items: list[Item]) -> torch.Tensor:
-    "The queries with which all readers read the memory at the same positions. float32 (n, heads*key_dim)"
+    "The queries with which the memory is read at the same positions. float32 (n, heads*key_dim)"
     x = tensors_of(method, items)
-    return torch.cat([a.query for a in lookups(method.lm.model, x, predicting(x["labels"]))])
+    return lookups(method.lm.model, x, predicting(x["labels"]))[0].query
 
 def predicting(labels: torch.Tensor) -> torch.Tensor:
     "Positions at which a labelled token is predicted: i predicts token i + 1. bool (B, T)"

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SlotBank', 'set_param', 'move', 'insert', 'find', 'overlay', 'read_slots', 'check_rows', 'train_lines', 'write_back',
            'commit', 'open_slots', 'anchor', 'thin', 'put_anchors', 'speaks', 'select', 'RowOptimizer', 'step_rows',
-           'RowSGD', 'RowAdamW', 'to_flat', 'from_flat', 'slot_bytes', 'retire', 'compact', 'truncate', 'flat_hash',
-           'pack', 'packed', 'export_slot', 'read_slot', 'misnamed', 'fill_slot', 'import_slot', 'rollback_slot']
+           'RowSGD', 'RowAdamW', 'to_flat', 'from_flat', 'check_anchors', 'slot_bytes', 'retire', 'compact', 'truncate',
+           'flat_hash', 'pack', 'packed', 'export_slot', 'read_slot', 'misnamed', 'fill_slot', 'import_slot',
+           'rollback_slot']
 
 # %% ../nbs/02_slots.ipynb #c48fd3f2
 import hashlib
@@ -93,7 +94,7 @@ def find(bank: SlotBank, entries: torch.Tensor) -> torch.Tensor:
 def overlay(bank: SlotBank, access: Access, slots: torch.Tensor) -> torch.Tensor:
     "The storage line laid over each access, read through `slots` (B,) or (B, n). int64 (B, T, k), 0 for none"
     lines = torch.zeros_like(access.rows)
-    for s in slots.reshape(len(lines), -1).unbind(1):
+    for s in slots.reshape(len(lines), -1).T.contiguous():
         at = s.view(-1, 1, 1)
         found = find(bank, torch.where(at >= 0, at * bank.num_rows + access.rows, -1))
         if len(bank.anchors): found = found * speaks(bank, s, access.query)[..., None]
@@ -167,16 +168,21 @@ def open_slots(bank: SlotBank, row_sets: list[torch.Tensor]) -> list[int]:
         train_lines(bank, insert(bank, entries), len(entries))
     return slots
 
-# %% ../nbs/02_slots.ipynb #3ee5572c
+# %% ../nbs/02_slots.ipynb #f5c45d4e
 def anchor(
     bank: SlotBank, slots: list[int],
-    queries: list[torch.Tensor],  # for each slot, float (n, d): the `Access.query` of the positions it is written at
-    min_cosine: float,  # above 0, below 1
+    queries: list[torch.Tensor],  # for each slot, float (n, d): the `Access.query` of the positions it is written at, of a memory with one reader
+    min_cosine: float,  # .01 to .99
 ):
-    "Let each of `slots` speak only at positions whose query has a cosine of at least `min_cosine` with one of its `queries`"
-    if not 0 < min_cosine < 1: raise ValueError(f"min_cosine={min_cosine}: must be above 0 and below 1")
+    "Let each of `slots` speak only at positions whose query has a cosine of at least `min_cosine` with one of its `queries`. Raises `ValueError`, and changes nothing, when that can't be."
+    if not .01 <= min_cosine <= .99: raise ValueError(f"min_cosine={min_cosine}: must be .01 to .99")          # where half precision holds an anchor well enough
+    for s, q in zip(slots, queries, strict=True):
+        if not 0 <= s < bank.num_slots: raise ValueError(f"slot {s}: the bank holds {bank.num_slots} slots, numbered from 0")
+        if q.dim() != 2 or not len(q) or q.shape[1] != (bank.anchors.shape[1] or queries[0].shape[1]) or not q.isfinite().all():
+            raise ValueError(f"queries of slot {s}, of shape {tuple(q.shape)}: must be one or more of finite numbers, all of them and the anchors there are as wide")
     if not slots: return
     apart = [thin(F.normalize(q.float(), dim=-1), (1 + min_cosine) / 2) / min_cosine for q in queries]
+    bank.kept = min(bank.kept, *slots)
     put_anchors(bank, torch.tensor(slots).repeat_interleave(torch.tensor([len(a) for a in apart])), torch.cat(apart).half())
 
 def thin(x: torch.Tensor, least: float) -> torch.Tensor:
@@ -190,14 +196,16 @@ def put_anchors(bank: SlotBank, anchored: torch.Tensor, anchors: torch.Tensor):
     "Add anchors, (n, d), of the slots `anchored`, (n,)"
     device = bank.storage.device
     bank.anchored, order = torch.cat([bank.anchored, anchored.to(device)]).sort(stable=True)
-    bank.anchors = torch.cat([bank.anchors.reshape(-1, anchors.shape[1]), anchors.to(device, torch.float32)])[order]
+    anchors = anchors.to(device, torch.float32)
+    bank.anchors = torch.cat([bank.anchors, anchors])[order] if len(bank.anchors) else anchors[order]
 
-# %% ../nbs/02_slots.ipynb #5df9acbd
+# %% ../nbs/02_slots.ipynb #b9ca6f9c
 def speaks(bank: SlotBank, slots: torch.Tensor, query: torch.Tensor | None) -> torch.Tensor:
     "Whether the slot of each sample, (B,), speaks at each position, whose `query` is (B, T, d). bool (B, T), or (B, 1) when all do everywhere; a slot without anchors always does"
     lo, hi = torch.searchsorted(bank.anchored, slots), torch.searchsorted(bank.anchored, slots, right=True)
     if torch.equal(lo, hi): return slots.new_ones(len(slots), 1, dtype=torch.bool)
-    if query is None: raise ValueError("access.query is None: some of these slots speak near their anchors only; give the access that lookup() returns")
+    if query is None or query.shape[-1] != bank.anchors.shape[1]:
+        raise ValueError(f"access.query is {'None' if query is None else f'{query.shape[-1]} wide'}: some of these slots speak near their anchors only, {bank.anchors.shape[1]} wide; give the access that lookup() returns")
     at = lo[:, None] + torch.arange(int((hi - lo).max()), device=lo.device)                  # (B, most anchors of a slot)
     with torch.autocast(query.device.type, enabled=False):
         close = torch.einsum("btd,bad->bta", F.normalize(query.float(), dim=-1), bank.anchors[at.clamp(max=len(bank.anchors) - 1)]) >= 1
@@ -315,8 +323,7 @@ def from_flat(
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(rows) or len(rows) != len(delta) or (offsets.diff() < 0).any():
         raise ValueError(f"offsets {offsets[:1].tolist()} to {offsets[-1:].tolist()}, with {len(rows)} rows and {len(delta)} deltas: the three must agree; the file is damaged")
     if not delta.isfinite().all(): raise ValueError("delta holds numbers that are not finite; the file is damaged")
-    if len(anchors) != len(anchored) or (anchored.diff() < 0).any() or len(anchored) and (anchored[0] < 0 or anchored[-1] >= len(offsets) - 1) or not anchors.isfinite().all():
-        raise ValueError(f"anchors: {len(anchors)} of {len(anchored)} slots in rising order, of the {len(offsets) - 1} there are, must be finite numbers; the file is damaged")
+    check_anchors(anchors, anchored, len(offsets) - 1)
     bank = SlotBank(num_rows, delta.shape[1], delta.device)
     bank.num_slots, bank.anchors, bank.anchored = len(offsets) - 1, anchors.float(), anchored
     slot = torch.repeat_interleave(torch.arange(bank.num_slots, device=rows.device), offsets.diff())
@@ -326,6 +333,12 @@ def from_flat(
     insert(bank, entries)
     bank.storage[bank.lines] = delta.float()
     return bank
+
+def check_anchors(anchors: torch.Tensor, anchored: torch.Tensor, num_slots: int):
+    "Raises `ValueError` unless every one of `anchors` (A, d) is finite and has its slot in `anchored` (A,), rising"
+    if not anchors.isfinite().all(): raise ValueError("anchors hold numbers that are not finite; the file is damaged")
+    if len(anchors) != len(anchored) or (anchored.diff() < 0).any() or ((anchored < 0) | (anchored >= num_slots)).any():
+        raise ValueError(f"anchored: must name the slot, 0 to {num_slots - 1}, of each of {len(anchors)} anchors in rising order; the file is damaged")
 
 # %% ../nbs/02_slots.ipynb #87ad84c0
 def slot_bytes(bank: SlotBank) -> torch.Tensor:
@@ -417,6 +430,8 @@ def read_slot(bank: SlotBank, path: str | Path, memory: str) -> dict[str, torch.
         raise ValueError(f"{path}: is for memory {str(said.get('memory'))[:12]}…, this is {memory[:12]}…; load it over the memory it was exported from")
     if flat["delta"].shape[1:] != (bank.dim,): raise ValueError(f"{path}: delta of shape {tuple(flat['delta'].shape)}, rows of this memory are {bank.dim} wide")
     from_flat(bank.num_rows, **flat, offsets=torch.tensor([0, len(flat["rows"])]))
+    if "anchors" in flat and len(bank.anchors) and flat["anchors"].shape[1] != bank.anchors.shape[1]:
+        raise ValueError(f"{path}: anchors of shape {tuple(flat['anchors'].shape)}, those of this bank are {bank.anchors.shape[1]} wide")
     return flat
 
 def misnamed(flat: dict[str, torch.Tensor], want: tuple[str, ...] = ("delta", "rows", "offsets")) -> list[str]:

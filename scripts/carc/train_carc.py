@@ -42,10 +42,12 @@ def main(argv=None):
     p.add_argument("--batch-size", type=int, metavar="N", help="passages at a time; None: the method's recipe")
     p.add_argument("--grad-accum", type=int, metavar="N", help="so many times --batch-size passages make an optimiser step; None: once")
     wordings = p.add_mutually_exclusive_group()
-    wordings.add_argument("--augmented", action="store_true", help="learn each fact in all its wordings, as without a flag")
+    wordings.add_argument("--augmented", action="store_true", help="learn each fact in all its wordings, as --wordings 0 and, unless a setting says otherwise, no flag at all")
     wordings.add_argument("--no-augmented", action="store_true", help="learn each fact of the later periods in its first wording only, as --wordings 1")
     args, more = p.parse_known_args(argv)
-    if args.no_augmented: more += ["--wordings", "1"]
+    if args.augmented or args.no_augmented:
+        if any(m.partition("=")[0] == "--wordings" for m in more): p.error("--wordings: is what --augmented and --no-augmented set; leave one out")
+        more += ["--wordings", "0" if args.augmented else "1"]
     if args.grad_accum is not None and args.batch_size is None: p.error("--grad-accum: needs --batch-size, which it multiplies")
     if args.batch_size is not None: more += ["--batch-size", str(args.batch_size * (args.grad_accum or 1))]
     if args.grad_accum is not None: more += ["--accumulate", str(args.grad_accum)]

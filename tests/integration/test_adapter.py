@@ -11,7 +11,7 @@ from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3Fo
 
 from casm.adapter import CasmConfig, add_slots, attach, casm_layer, load_adapter, memory_of, reading, save_adapter, slot_bank, use_bank
 from casm.memory import MemoryConfig, SparseMemory, product_topk, record_access, save_memory
-from casm.slots import anchor, commit, from_flat, open_slots, to_flat
+from casm.slots import anchor, commit, from_flat, open_slots, retire, to_flat
 
 WIDE = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, pad_token_id=0, bos_token_id=1, eos_token_id=2)
 GQA = WIDE | dict(num_key_value_heads=2, head_dim=8)
@@ -214,6 +214,8 @@ def test_anchors_are_read_back_and_given_up(saved, tmp_path):
         assert torch.equal(peft(X, slots=torch.tensor([-1, 0, -1])).logits, bare)   # a text of which the slot was told nothing
         with pytest.raises(ValueError, match="anchors of width 3"):
             use_bank(peft, from_flat(bank.num_rows, **to_flat(bank) | {"anchors": torch.ones(1, 3), "anchored": torch.tensor([0])}))
+        retire(bank, [0, 1])
+        assert not any("anchor" in k for k in peft.state_dict())
     plain = add_slots(attach(backbone(), memory(filled=True)))
     fit(plain)
     peft.load_state_dict(plain.state_dict())

@@ -220,10 +220,11 @@ def test_carc_takes_the_flags_of_the_original(doors, capsys):
     assert carc(["--method", "lora", "--model", "org/Llama-1B", "--augmented", "--epochs", "5", "--lr", "2e-4", "--batch-size", "4", "--grad-accum", "8"]) == 0
     got = flags(doors["argv"].pop()[0])
     assert (got["--run-id"], got["--seed"], got["--epochs"], got["--lr"], got["--checkpoint-dir"]) == ("lora_Llama-1B_s42", "42", "5", "2e-4", "checkpoints")
-    assert (got["--batch-size"], got["--accumulate"]) == ("32", "8") and "--wordings" not in got
+    assert (got["--batch-size"], got["--accumulate"]) == ("32", "8") and got["--wordings"] == "0"
+    assert carc(["--method", "lora"]) == 0 and "--wordings" not in flags(doors["argv"].pop()[0])
     assert carc(["--method", "lora", "--no-augmented", "--capture-activations"]) == 0
     assert doors["argv"].pop()[0][-3:] == ["--capture-activations", "--wordings", "1"]
-    for line, says in ((["--grad-accum", "4"], "needs --batch-size"), (["--augmented", "--no-augmented"], "not allowed with"), (["--periods", "2018", "1066"], "--periods 1066"),
+    for line, says in ((["--grad-accum", "4"], "needs --batch-size"), (["--augmented", "--no-augmented"], "not allowed with"), (["--augmented", "--wordings=3"], "leave one out"), (["--no-augmented", "--wordings", "3"], "leave one out"), (["--periods", "2018", "1066"], "--periods 1066"),
                        (["--periods", "2018"], "at least two"), (["--periods", "2024", "2018"], "time order"), (["--dataset-fraction", "0"], "--dataset-fraction 0"),
                        (["--dataset-fraction", "1.5"], "at most 1"), (["--dataset-fraction", "nan"], "nan")):
         stops(carc, ["--method", "casm", *line], says, capsys)
