@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ROW_OPTIMIZERS', 'METHODS', 'Item', 'Answer', 'split_answer', 'Method', 'tensors_of', 'count_tokens', 'count_targets',
-           'prompts_plain', 'continuations', 'answer_plain', 'logprobs', 'perplexity', 'unsharded', 'sharded_like',
-           'Cost', 'trained_tensors', 'plain_state', 'check_method', 'check_tensors', 'load_plain', 'plain_cost',
-           'optimizer_tensors', 'load_optimizer', 'FullFT', 'LoRA', 'SMF', 'smf_loss', 'smf_begin_step', 'smf_prompts',
-           'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes', 'smf_optimizer_tensors', 'smf_load_optimizer',
-           'set_bank', 'CASM', 'casm_begin', 'stated', 'casm_reopen', 'slot_rows', 'slot_queries', 'predicting',
-           'casm_loss', 'casm_end', 'aim', 'casm_read', 'casm_answer', 'casm_answer_through', 'casm_tensors', 'halved',
-           'casm_state', 'casm_load', 'first_slots', 'casm_cost', 'make_method']
+           'prompts_plain', 'continuations', 'answer_plain', 'logprobs', 'norms', 'perplexity', 'unsharded',
+           'sharded_like', 'Cost', 'trained_tensors', 'plain_state', 'check_method', 'check_tensors', 'load_plain',
+           'plain_cost', 'optimizer_tensors', 'load_optimizer', 'FullFT', 'LoRA', 'SMF', 'smf_loss', 'smf_begin_step',
+           'smf_prompts', 'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes', 'smf_optimizer_tensors',
+           'smf_load_optimizer', 'set_bank', 'CASM', 'casm_begin', 'stated', 'casm_reopen', 'slot_rows', 'slot_queries',
+           'predicting', 'casm_loss', 'casm_end', 'aim', 'casm_read', 'casm_answer', 'casm_answer_through',
+           'casm_tensors', 'halved', 'casm_state', 'casm_load', 'first_slots', 'casm_cost', 'make_method']
 
 # %% ../nbs/10_methods.ipynb #84097154
 import math
@@ -28,7 +28,7 @@ from .adapter import add_slots, casm_layer, encode, memory_of, reading, slot_ban
 from .benchmark import times_stated
 from .checkpoint import State, hash_tensors
 from .facts import CasmError, Fact, Probe, answers_match, canonical, dated, document, is_document, to_fact
-from .generation import answer_logprob, answer_of, generate
+from .generation import answer_logprob, answer_of, generate, hidden_norms
 from .memory import Access, lookup_hash, watching
 from .pretraining import LM, accesses, lookups, make_batch
 from .ranker import SCORES, count_rows, score_rows, select_rows, sum_counts, top_t
@@ -139,6 +139,10 @@ def logprobs(method: Method, questions: list[str], as_of: list[str | None], answ
     prompts, slots = method.prompts(questions, as_of)
     return answer_logprob(method.lm.model, method.lm.tokenizer, prompts, [f" {a}" for a in answers], slots)
 
+def norms(method: Method, questions: list[str], as_of: list[str | None]) -> dict[str, torch.Tensor]:
+    "`hidden_norms` of the questions, each read as the method would read it"
+    return hidden_norms(method.lm.model, method.lm.tokenizer, *method.prompts(questions, as_of))
+
 def perplexity(method: Method, texts: list[str]) -> float | None:  # None: too large a number
     "Perplexity of texts of two words or more, each read through the slot, if any, that it would get as a question; its first word is given"
     heads = [t.split()[0] for t in texts]
@@ -146,7 +150,7 @@ def perplexity(method: Method, texts: list[str]) -> float | None:  # None: too l
     nats = answer_logprob(method.lm.model, method.lm.tokenizer, heads, [t[len(h):] for t, h in zip(texts, heads)], method.prompts(texts, [None] * len(texts))[1])
     return math.exp(-sum(nats) / tokens) if -sum(nats) / tokens < 700 else None
 
-Method.continuations, Method.perplexity = continuations, perplexity
+Method.continuations, Method.norms, Method.perplexity = continuations, norms, perplexity
 Method.batch, Method.prompts, Method.answer, Method.logprobs = tensors_of, prompts_plain, answer_plain, logprobs
 Method.count_tokens, Method.count_targets = count_tokens, count_targets
 
