@@ -75,11 +75,11 @@ def test_taken_away_once_every_method_ends_the_same(cluster, facts, stub, tmp_pa
 
 @pytest.mark.full
 def test_longer_than_its_time_limit_it_ends_the_same(cluster, started, stub, tmp_path):
-    "Two minutes are allowed, and the signal comes a minute before they are over, until there is nothing left to do"
+    "Two minutes are allowed, and the signal comes a minute before they are over, until there is nothing left to do; 1,800 steps take longer than that minute"
     long = generate(6, seed=5)
     started(long)
     write_facts(long, tmp_path / "facts.json")
-    def job(name, *options): return cluster.submit(CARC_JOB, "casm", stub, "--seed", 0, options=options, DATASET=tmp_path / "facts.json", CHECKPOINT_DIR=tmp_path, RUN_ID=name)
+    def job(name, *options): return cluster.submit(CARC_JOB, "casm", stub, "--seed", 0, "--min-steps", 600, options=options, DATASET=tmp_path / "facts.json", CHECKPOINT_DIR=tmp_path, RUN_ID=name)
     limited, alone = job("limited", "--time=2", "--signal=B:USR1@60"), job("alone")
     assert int(cluster.finish(limited, 900)["Restarts"]) >= 1 and cluster.finish(alone)["Restarts"] == "0"
     assert outcome(tmp_path / "limited") == outcome(tmp_path / "alone")
