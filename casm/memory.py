@@ -94,7 +94,7 @@ class Access(NamedTuple):
     rows: torch.Tensor  # int64 (B, T, heads*top_k), numbers of rows of the table
     weights: torch.Tensor  # float (B, T, heads*top_k); each head's weights sum to one
     layer: int = 0  # which of the memory's readers looked them up
-    query: torch.Tensor | None = None  # float32 (B, T, heads*key_dim), by what
+    query: torch.Tensor | None = None  # float (B, T, heads*key_dim), by what
 
 # %% ../nbs/00_memory.ipynb #8496e9d8
 class Reader(nn.Module):
@@ -152,7 +152,7 @@ def lookup(memory: SparseMemory, hidden: torch.Tensor, layer: int = 0) -> Access
     scores, rows = product_topk(q, k, c.top_k)
     weights = (scores / math.sqrt(c.key_dim // 2)).softmax(-1)
     first = 0 if c.share_values else layer * c.n_keys ** 2
-    return Access(rows.flatten(-2) + first, weights.flatten(-2), layer, q.float().flatten(-3))
+    return Access(rows.flatten(-2) + first, weights.flatten(-2), layer, q.flatten(-3))
 
 # %% ../nbs/00_memory.ipynb #6e2e84f2
 def read_rows(table: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor, pad: int | None = None) -> torch.Tensor:

@@ -453,7 +453,7 @@ def slot_rows(method: CASM, items: list[Item]) -> torch.Tensor:
     return select_rows(torch.cat(accesses(method.lm.model, x, predicting(x["labels"]))), method.lm.stats, method.rows, method.score)
 
 def slot_queries(method: CASM, items: list[Item]) -> torch.Tensor:
-    "The queries with which the memory is read at the same positions. float32 (n, heads*key_dim)"
+    "The queries with which the memory is read at the same positions. float (n, heads*key_dim)"
     x = tensors_of(method, items)
     return lookups(method.lm.model, x, predicting(x["labels"]))[0].query
 
