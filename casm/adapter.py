@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['FLAT', 'USE', 'MemoryMLP', 'decoder_layers', 'check_mlp', 'attach', 'memory_of', 'detach', 'CasmPeftType',
-           'CasmConfig', 'CasmLayer', 'named_slots', 'per_sample', 'slots_now', 'note_input', 'watch_inputs',
-           'add_bank', 'query_dim', 'bank_of', 'put_bank', 'flatten_all', 'leave_out_open', 'flatten', 'load_banks',
-           'drop', 'delete_bank', 'move_banks', 'available', 'check_name', 'CasmModel', 'find_memory', 'reading',
-           'register', 'add_slots', 'casm_layer', 'slot_bank', 'use_bank', 'bank_memory', 'save_adapter', 'save_only',
-           'load_adapter', 'check_file', 'pad_id', 'encode']
+           'CasmConfig', 'CasmLayer', 'Reading', 'heard', 'speaking', 'named_slots', 'per_sample', 'reading_now',
+           'note_input', 'watch_inputs', 'add_bank', 'bank_of', 'put_bank', 'flatten_all', 'leave_out_open', 'flatten',
+           'load_banks', 'drop', 'delete_bank', 'move_banks', 'available', 'check_name', 'CasmModel', 'find_memory',
+           'reading', 'register', 'add_slots', 'casm_layer', 'slot_bank', 'use_bank', 'bank_memory', 'save_adapter',
+           'save_only', 'load_adapter', 'check_file', 'pad_id', 'encode']
 
 # %% ../nbs/06_adapter.ipynb #34033d0e
 import enum
@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .memory import Access, MemoryConfig, SparseMemory, load_memory, memory_hash, save_memory
-from .slots import SlotBank, flat_hash, from_flat, read_slots, to_flat
+from .slots import SlotBank, flat_hash, from_flat, read_slots, share_read, to_flat
 
 # %% ../nbs/06_adapter.ipynb #e3ca20c7
 class MemoryMLP(nn.Module):
@@ -76,11 +76,15 @@ def attach(
     decoder, c = decoder_layers(model), memory.config
     places = c.layers or (len(decoder) // 2,)
     if places[-1] >= len(decoder): raise ValueError(f"layers={places}: the model has layers 0 to {len(decoder) - 1}")
-    if any(isinstance(m, MemoryMLP) for m in model.modules()): raise ValueError("model already has a memory attached: detach() it first")
+    there = [m.memory.config for m in model.modules() if isinstance(m, MemoryMLP)]
+    if any(x.scale is not None or c.scale is None for x in there): raise ValueError("model already has a memory attached: detach() it first")
+    if any(isinstance(m, BaseTunerLayer) and isinstance(m.base_layer, MemoryMLP) for m in model.modules()):
+        raise ValueError("model has a slot adapter over its memory: attach() the memory before it")
     if c.hidden_size != (width := model.config.get_text_config().hidden_size):
         raise ValueError(f"hidden_size={c.hidden_size}: the memory's must be the model's, {width}")
-    if memory.table.shape != (c.num_rows, c.value_dim) or not memory.table.is_floating_point():
-        raise ValueError(f"table of {memory.table.dtype} and shape {tuple(memory.table.shape)}: must be floating point of shape ({c.num_rows}, {c.value_dim})")
+    shape = c.num_rows if c.scale is None else 0, c.value_dim
+    if memory.table.shape != shape or not memory.table.is_floating_point():
+        raise ValueError(f"table of {memory.table.dtype} and shape {tuple(memory.table.shape)}: must be floating point of shape {shape}")
     for place in places: check_mlp(decoder[place].mlp, width)
     memory.config = replace(c, layers=places)
     memory.to(next(decoder[places[0]].mlp.parameters()).device)
@@ -89,9 +93,9 @@ def attach(
 
 # %% ../nbs/06_adapter.ipynb #a31e64d4
 def memory_of(model: nn.Module) -> SparseMemory:
-    "The memory attached to a model, wrapped in adapters or not. Raises `ValueError` when there is none."
-    for m in model.modules():
-        if isinstance(m, MemoryMLP): return m.memory
+    "The memory attached to a model, wrapped in adapters or not; of two that with a scale. Raises `ValueError` when there is none."
+    found = [m.memory for m in model.modules() if isinstance(m, MemoryMLP)]
+    if found: return max(found, key=lambda m: m.config.scale is not None)
     raise ValueError(f"model of class {type(model).__name__} has no memory: attach() one first")
 
 # %% ../nbs/06_adapter.ipynb #521ba4fc
@@ -100,7 +104,7 @@ def detach(model: nn.Module) -> SparseMemory:
     memory, decoder = memory_of(model), decoder_layers(model)
     if any(isinstance(x.mlp, BaseTunerLayer) for x in decoder): raise ValueError("model has a slot adapter over its memory: unload() that, which removes the memory too")
     for x in decoder:
-        if isinstance(x.mlp, MemoryMLP): x.mlp = x.mlp.mlp
+        if isinstance(x.mlp, MemoryMLP) and x.mlp.memory is memory: x.mlp = x.mlp.mlp
     return memory
 
 # %% ../nbs/06_adapter.ipynb #0c882265
@@ -117,7 +121,9 @@ class CasmConfig(PeftConfig):
     memory_hash: str | None = field(default=None, metadata={"help": "content hash of the memory the deltas were trained on; None takes the model's"})
     num_deltas: int = field(default=0, metadata={"help": "rows over all slots, N"})
     num_slots: int = field(default=0, metadata={"help": "slots, S"})
-    num_anchors: int = field(default=0, metadata={"help": "anchors over all slots, A"})
+    num_marks: int = field(default=0, metadata={"help": "marks over all slots, M"})
+    quiet_below: float = field(default=0., metadata={
+        "help": "share of its slot's marks that a prompt must read for the slot to speak"})
     bank_hash: str | None = field(default=None, metadata={"help": "content hash of the bank's tensors; written when the adapter is saved"})
 
     def __post_init__(self):
@@ -134,7 +140,7 @@ class CasmConfig(PeftConfig):
         return config
 
 # %% ../nbs/06_adapter.ipynb #de9a418b
-FLAT = ("delta", "rows", "offsets", "anchors", "anchored")  # what `to_flat` gives; the last two where slots have anchors
+FLAT = ("delta", "rows", "offsets", "marks", "marked")  # what `to_flat` gives; the last two where slots have marks
 
 class CasmLayer(nn.Module, BaseTunerLayer):
     "A `MemoryMLP` read through the slots of the active adapters."
@@ -143,7 +149,7 @@ class CasmLayer(nn.Module, BaseTunerLayer):
 
     def __init__(self, base_layer: MemoryMLP, first: "CasmLayer | None" = None):
         super().__init__()
-        self.base_layer, self.slots = base_layer, None                         # slots: what `reading` names for the forwards within it
+        self.base_layer, self.now = base_layer, None                           # now: the `Reading` of the forwards in progress
         self.casm_open, self._first = nn.ParameterDict(), first and (first,)   # a tuple: the first layer is no part of this one
         for kind in self.other_param_names: setattr(self, kind, BufferDict(persistent=True))
         self.banks, self.configs, self.widened = {}, {}, False                 # widened: generation may repeat samples, for beams
@@ -161,16 +167,51 @@ class CasmLayer(nn.Module, BaseTunerLayer):
         return self.base_layer.mlp
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        access = self.base_layer.memory.access(hidden, self.base_layer.layer)
-        y = self.base_layer.memory.read(access)
-        for name, slots in self.named_slots().items():
-            y = y + read_slots(self.first.bank(name), access, per_sample(slots, len(hidden), self.widened))
-        return self.base_layer.combine(hidden, y, access)
+        base, memory, now = self.base_layer, self.base_layer.memory, self.reading_now()
+        named = self.named_slots(now)
+        if not named and memory.config.scale is not None and not memory.watchers: return base.mlp(hidden)  # nothing is said
+        access = memory.access(hidden, base.layer)
+        y = memory.read(access)
+        if named and self is self.first: now.follow(hidden.shape[1])
+        for name, slots in named.items():
+            slots = per_sample(slots, len(hidden), self.widened)
+            said = read_slots(self.first.bank(name), access, self.heard(name, slots, hidden, now))
+            y = y + (said if now.start is None else said * self.speaking(now, hidden)[..., None])
+        return base.combine(hidden, y, access)
 
 # %% ../nbs/06_adapter.ipynb #8d3d2f54
-def named_slots(layer: CasmLayer) -> dict[str, torch.Tensor]:
-    "The slots that the forward in progress reads, by adapter. Raises `ValueError` when they name no active adapter, or not which."
-    slots, active = slots_now(layer), layer.first.active_adapters
+@dataclass
+class Reading:
+    "What the forwards of a `reading` block read, and what is known of them so far."
+    slots: torch.Tensor | dict[str, torch.Tensor] | None  # as `reading` takes them
+    start: torch.Tensor | None = None  # int64 (B,): the first position that each sample reads through its slot; None: all
+    gated: bool = True  # whether a slot keeps quiet at a prompt that does not read its marks
+    offset: int = 0  # position of the first hidden state of the forward in progress
+    length: int = 0  # positions read so far
+    open: dict[str, torch.Tensor] = field(default_factory=dict)  # by adapter, bool like slots: who speaks
+
+    def follow(self, positions: int):
+        "A forward begins: one position goes on where the last one ended, several are a new text"
+        if positions > 1 or not self.length: self.offset, self.length, self.open = 0, positions, {}
+        else: self.offset, self.length = self.length, self.length + 1
+
+def heard(layer: CasmLayer, name: str, slots: torch.Tensor, hidden: torch.Tensor, now: Reading) -> torch.Tensor:
+    "The slots that speak, -1 in the place of one whose marks the prompt does not read. What the prompt decided holds for its continuation."
+    bank, least = layer.first.bank(name), layer.first.configs[name].quiet_below
+    if not now.gated or not len(bank.marks) or not least: return slots
+    if name not in now.open:
+        reads = layer.base_layer.memory.fingerprint(hidden).flatten(1)
+        now.open[name] = torch.stack([share_read(bank, s, reads) >= least for s in slots.reshape(len(slots), -1).unbind(1)], 1).view_as(slots)
+    return torch.where(now.open[name], slots, -1)
+
+def speaking(layer: CasmLayer, now: Reading, hidden: torch.Tensor) -> torch.Tensor:
+    "Whether each position lies behind its sample's start. bool (B, T)"
+    at = now.offset + torch.arange(hidden.shape[1], device=hidden.device)
+    return at >= per_sample(now.start, len(hidden), layer.widened)[:, None]
+
+def named_slots(layer: CasmLayer, now: Reading | None) -> dict[str, torch.Tensor]:
+    "The slots that a forward reads, by adapter. Raises `ValueError` when they name no active adapter, or not which."
+    slots, active = now and now.slots, layer.first.active_adapters
     if slots is None or layer.first.disable_adapters: return {}
     if isinstance(slots, dict):
         if unknown := slots.keys() - set(active): raise ValueError(f"slots: adapter {min(unknown)!r} is not active; active are {active}")
@@ -187,17 +228,17 @@ def per_sample(slots: torch.Tensor, batch: int, widened: bool = False) -> torch.
     return slots.repeat_interleave(batch // len(slots), 0)
 
 # %% ../nbs/06_adapter.ipynb #c6419e27
-def slots_now(layer: CasmLayer) -> torch.Tensor | dict[str, torch.Tensor] | None:
-    "The slots named for this forward, or for the one that is repeated within backward. Raises `ValueError` when that is unknown."
+def reading_now(layer: CasmLayer) -> Reading | None:
+    "What this forward reads, or the one that is repeated within backward. Raises `ValueError` when that is unknown."
     if torch._C._current_graph_task_id() == -1:
         layer.seen.pop(layer.running, None)                                    # so that the latest stand last
-        layer.seen[layer.running] = layer.slots
+        layer.seen[layer.running] = layer.now
         if len(layer.seen) > 1024: del layer.seen[next(iter(layer.seen))]
-        return layer.slots
+        return layer.now
     if layer.running in layer.seen: return layer.seen[layer.running]
-    if layer.slots is None and any(s is not None for s in layer.seen.values()):
+    if layer.now is None and any(s is not None for s in layer.seen.values()):
         raise ValueError("a forward is repeated within backward, by a checkpoint around more than a decoder layer: its slots are unknown; put the backward into `with reading(model, slots):`")
-    return layer.slots
+    return layer.now
 
 def note_input(layer: CasmLayer, module: nn.Module, args: tuple, kwargs: dict, block: bool = False):
     "Called before a decoder layer (`block`) or one of its parts runs: where the layer's input lies. A repetition only runs the parts, of which the first gets that input."
@@ -221,11 +262,8 @@ def add_bank(layer: CasmLayer, name: str, config: CasmConfig):
     layer.casm_delta[name] = torch.zeros(config.num_deltas, memory.config.value_dim, device=memory.table.device)
     layer.casm_rows[name] = torch.zeros(config.num_deltas, dtype=torch.int64, device=memory.table.device)
     layer.casm_offsets[name] = torch.zeros(config.num_slots + 1, dtype=torch.int64, device=memory.table.device)
-    if config.num_anchors:
-        layer.casm_anchors[name] = torch.zeros(config.num_anchors, query_dim(memory.config), device=memory.table.device)
-        layer.casm_anchored[name] = torch.zeros(config.num_anchors, dtype=torch.int64, device=memory.table.device)
-
-def query_dim(c: MemoryConfig) -> int: return c.heads * c.key_dim
+    for kind in ("marks", "marked") if config.num_marks else ():
+        getattr(layer, f"casm_{kind}")[name] = torch.zeros(config.num_marks, dtype=torch.int32, device=memory.table.device)
 
 # %% ../nbs/06_adapter.ipynb #b74f960b
 def bank_of(layer: CasmLayer, name: str) -> SlotBank:
@@ -244,8 +282,8 @@ def put_bank(layer: CasmLayer, name: str, bank: SlotBank) -> SlotBank:
     c = layer.base_layer.memory.config
     if (bank.num_rows, bank.dim) != (c.num_rows, c.value_dim):
         raise ValueError(f"bank of {bank.num_rows} rows of width {bank.dim}: the memory has {c.num_rows} rows of width {c.value_dim}; give a bank over this memory")
-    if len(bank.anchors) and c.num_readers > 1: raise ValueError("bank has anchors: they need a memory with one reader, this one is read by several layers")
-    if len(bank.anchors) and bank.anchors.shape[1] != query_dim(c): raise ValueError(f"bank has anchors of width {bank.anchors.shape[1]}: the memory's queries are {query_dim(c)} wide; give a bank over this memory")
+    if len(bank.marks) and int(bank.marks.max()) >= c.fingerprint ** 2:
+        raise ValueError(f"bank has marks up to fine row {int(bank.marks.max())}: the memory has {c.fingerprint ** 2} fine rows; give a bank over this memory")
     if bank.param is not None: raise ValueError("bank has a parameter of its own: commit() it first")
     layer.drop(name)
     bank.home, bank.key = layer.casm_open, name
@@ -267,7 +305,7 @@ def flatten(layer: CasmLayer, name: str):
         box = getattr(layer, f"casm_{kind}")
         if kind in flat: box[name] = flat[kind]
         elif name in box: del box[name]
-    config.num_deltas, config.num_slots, config.num_anchors = len(flat["rows"]), len(flat["offsets"]) - 1, len(layer.banks[name].anchors)
+    config.num_deltas, config.num_slots, config.num_marks = len(flat["rows"]), len(flat["offsets"]) - 1, len(layer.banks[name].marks)
 
 # %% ../nbs/06_adapter.ipynb #371318e7
 def load_banks(layer: CasmLayer, state: dict, prefix: str, *args):
@@ -277,7 +315,7 @@ def load_banks(layer: CasmLayer, state: dict, prefix: str, *args):
         layer.drop(name)
         for kind in layer.other_param_names:
             box, new = getattr(layer, kind), state.get(f"{prefix}{kind}.{name}")
-            if new is None and kind in ("casm_anchors", "casm_anchored") and name in box: del box[name]
+            if new is None and kind in ("casm_marks", "casm_marked") and name in box: del box[name]
             elif new is not None and (name not in box or box[name].shape != new.shape):
                 box[name] = torch.zeros_like(new, device=layer.casm_delta[name].device, dtype=layer.casm_delta[name].dtype if new.is_floating_point() else new.dtype)
     nn.Module._load_from_state_dict(layer, state, prefix, *args)
@@ -303,6 +341,7 @@ def move_banks(layer: CasmLayer, function, recurse: bool = True) -> CasmLayer:
 
 def available(layer: CasmLayer) -> set[str]: return set(layer.first.casm_delta.keys())
 
+CasmLayer.reading_now, CasmLayer.heard, CasmLayer.speaking = reading_now, heard, speaking
 CasmLayer.named_slots, CasmLayer.add_bank, CasmLayer.put_bank, CasmLayer.bank, CasmLayer.flatten = named_slots, add_bank, put_bank, bank_of, flatten
 CasmLayer._apply, CasmLayer._get_available_adapters, CasmLayer._load_from_state_dict = move_banks, available, load_banks
 CasmLayer.drop, CasmLayer.delete_adapter = drop, delete_bank
@@ -329,7 +368,8 @@ class CasmModel(BaseTuner):
 
     def _prepare_model(self, peft_config, model):
         find_memory(peft_config, model)
-        self.places = {key for key, m in model.named_modules() if isinstance(m, (MemoryMLP, CasmLayer))}
+        memory = memory_of(model)
+        self.places = {key for key, m in model.named_modules() if isinstance(m, CasmLayer) or isinstance(m, MemoryMLP) and m.memory is memory}
 
     def _check_target_module_exists(self, peft_config, key): return key in self.places
 
@@ -348,6 +388,9 @@ class CasmModel(BaseTuner):
     def generate(self, *args, **kwargs):
         layers = [m for m in self.model.modules() if isinstance(m, CasmLayer)]
         for x in layers: x.widened = True
+        now, prompt = layers[0].now, kwargs.get("input_ids", args[0] if args else None)
+        if now is not None and now.start is None and prompt is not None and memory_of(self.model).config.scale is not None:
+            now.start = prompt.new_full((len(prompt),), prompt.shape[1] - 1)          # a slot speaks where the answer is given
         try: return self.model.generate(*args, **kwargs)
         finally:
             for x in layers: x.widened = False
@@ -384,14 +427,16 @@ def find_memory(config: CasmConfig, model: nn.Module):
 def reading(
     model: nn.Module,
     slots: torch.Tensor | dict[str, torch.Tensor] | None,  # int64 (B,) or (B, 2), -1 for none; by adapter when several are active; None: the bare table
+    start: torch.Tensor | None = None,  # int64 (B,): the first position that each sample reads through its slot; None: all
+    gated: bool = True,  # whether a slot keeps quiet at a prompt that does not read its marks
 ):
-    "Within the block, sample i of each forward reads through `slots[i]`"
-    layers = [m for m in model.modules() if isinstance(m, CasmLayer)]
-    old = [x.slots for x in layers]
-    for x in layers: x.slots = slots
-    try: yield
+    "Within the block, sample i of each forward reads through `slots[i]`; yields the `Reading`. A forward of several positions is a new prompt, one of a single position goes on with the last."
+    layers, now = [m for m in model.modules() if isinstance(m, CasmLayer)], Reading(slots, start, gated)
+    old = [x.now for x in layers]
+    for x in layers: x.now = now
+    try: yield now
     finally:
-        for x, s in zip(layers, old): x.slots = s
+        for x, before in zip(layers, old): x.now = before
 
 # %% ../nbs/06_adapter.ipynb #ff49717f
 def register():
@@ -494,7 +539,7 @@ def check_file(folder: Path, config: CasmConfig, modules: set[str]):
     except SafetensorError as e: raise ValueError(f"{path}: no whole safetensors file ({e}); it is damaged, copy the adapter again") from e
     flat = {k.rpartition(".casm_")[2]: v for k, v in tensors.items()}
     want = {"delta": config.num_deltas, "rows": config.num_deltas, "offsets": config.num_slots + 1}
-    if config.num_anchors: want |= {"anchors": config.num_anchors, "anchored": config.num_anchors}
+    if config.num_marks: want |= {"marks": config.num_marks, "marked": config.num_marks}
     if wrong := sorted(flat.keys() ^ want.keys()) or [k for k in want if len(flat[k]) != want[k]]:
         raise ValueError(f"{path}: tensor {wrong[0]!r} is {'missing' if wrong[0] not in flat else 'not what adapter_config.json describes'}; copy the adapter again")
     places = {k.rpartition(".casm_")[0].removeprefix("base_model.model.") for k in tensors}

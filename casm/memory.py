@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['MemoryConfig', 'check_config', 'paper_memory', 'product_topk', 'candidates', 'Access', 'Reader', 'SparseMemory',
-           'unit_rms', 'lookup', 'read_rows', 'watching', 'record_access', 'access_share', 'whiten_queries',
-           'memory_hash', 'lookup_hash', 'save_memory', 'file_hash', 'load_memory']
+           'unit_rms', 'lookup', 'best_rows', 'read_rows', 'watching', 'record_access', 'access_share',
+           'whiten_queries', 'memory_hash', 'lookup_hash', 'save_memory', 'file_hash', 'load_memory']
 
 # %% ../nbs/00_memory.ipynb #37c3ace5
 import hashlib
 import json
 import math
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -36,6 +36,11 @@ class MemoryConfig:
     layers: tuple[int, ...] = field(default=(), metadata={"help": "decoder layers that read the memory, rising, from 0; none named: the middle one"})
     share_values: bool = field(default=True, metadata={"help": "whether all layers read the same rows; else each has n_keys**2 rows of its own"})
     placement: str = field(default="add", metadata={"help": "add: beside the layer's MLP; replace: in its place"})
+    scale: float | None = field(default=None, metadata={
+        "help": "what is read, times this, is added as it is, and the table is empty: all that is read was laid over it; "
+                "None: what is read passes a gate and an output matrix, which need training"})
+    fingerprint: int = field(default=0, metadata={
+        "help": "half-keys per half of the fine lookup that tells what a text is about; 0: none"})
 
     def __post_init__(self):
         if self.value_dim is None: self.value_dim = self.hidden_size
@@ -60,6 +65,13 @@ def check_config(c: MemoryConfig):
         raise ValueError(f"top_k={c.top_k}: a reader has only n_keys**2 = {c.n_keys ** 2} rows to choose from; lower top_k or raise n_keys")
     if any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in c.layers) or list(c.layers) != sorted(set(c.layers)):
         raise ValueError(f"layers={c.layers}: must be different layer numbers from 0, in rising order")
+    if c.scale is not None and not (isinstance(c.scale, (int, float)) and 0 < c.scale < math.inf):
+        raise ValueError(f"scale={c.scale!r}: must be a number above 0, or None")
+    if c.scale is not None and c.value_dim != c.hidden_size:
+        raise ValueError(f"value_dim={c.value_dim}: with a scale, rows are added as they are and must be hidden_size={c.hidden_size} wide")
+    n = c.fingerprint
+    if not isinstance(n, int) or isinstance(n, bool) or n < 0 or 0 < n * n < c.top_k:
+        raise ValueError(f"fingerprint={n!r}: must be 0, or a whole number of which the square is at least top_k={c.top_k}")
     for name, allowed in (("qk_norm", (True, False)), ("share_values", (True, False)), ("placement", ("add", "replace"))):
         if getattr(c, name) not in allowed: raise ValueError(f"{name}={getattr(c, name)!r}: must be one of {', '.join(map(str, allowed))}")
 
@@ -98,11 +110,12 @@ class Access(NamedTuple):
 
 # %% ../nbs/00_memory.ipynb #8496e9d8
 class Reader(nn.Module):
-    "One layer's way into the table: its queries, half-keys, gate and output."
+    "One layer's way into the table: its queries and half-keys, and without a scale its gate and output."
     def __init__(self, c: MemoryConfig):
         super().__init__()
         self.query = nn.Linear(c.hidden_size, c.heads * c.key_dim, bias=False)
         self.keys = nn.Parameter(torch.randn(c.heads, 2, c.n_keys, c.key_dim // 2) / math.sqrt(c.key_dim // 2))
+        if c.scale is not None: return
         self.gate = nn.Linear(c.hidden_size, c.value_dim, bias=False)
         self.out = nn.Linear(c.value_dim, c.hidden_size, bias=False)
 
@@ -113,17 +126,24 @@ class SparseMemory(nn.Module):
         super().__init__()
         self.config = config
         self.readers = nn.ModuleList(Reader(config) for _ in range(config.num_readers))
-        self.table = nn.Parameter(torch.zeros(config.num_rows, config.value_dim))
+        self.table = nn.Parameter(torch.zeros(config.num_rows if config.scale is None else 0, config.value_dim))
+        if config.fingerprint: self.fine = Reader(replace(config, n_keys=config.fingerprint, scale=1., value_dim=None))
         self.watchers = []  # called with each Access, its weights detached, between lookup and read
 
     def lookup(self, hidden: torch.Tensor, layer: int = 0) -> Access: return lookup(self, hidden, layer)
 
     def read(self, access: Access) -> torch.Tensor:
         "The weighted sum of the accessed rows: (B, T, value_dim)"
+        if self.config.scale is not None: return self.table.new_zeros(*access.rows.shape[:-1], self.config.value_dim)
         return read_rows(self.table, access.rows, access.weights)
 
+    def fingerprint(self, hidden: torch.Tensor) -> torch.Tensor:
+        "The fine rows of every position, by which a text is known again. int64 (B, T, heads*top_k)"
+        return best_rows(self.fine, hidden, self.config)[1].flatten(-2)
+
     def project(self, hidden: torch.Tensor, y: torch.Tensor, layer: int = 0) -> torch.Tensor:
-        "The gated output of a read: (B, T, hidden_size), in the hidden states' type"
+        "The output of a read: (B, T, hidden_size), in the hidden states' type"
+        if self.config.scale is not None: return (self.config.scale * y).to(hidden.dtype)
         r, x = self.readers[layer], hidden.to(self.table.dtype)
         return r.out(y.to(x.dtype) * F.silu(r.gate(x))).to(hidden.dtype)
 
@@ -145,14 +165,18 @@ def unit_rms(x: torch.Tensor) -> torch.Tensor:
 
 def lookup(memory: SparseMemory, hidden: torch.Tensor, layer: int = 0) -> Access:
     "Top-k rows of every head for every position, for one of the memory's readers: `Access` of (B, T, heads*top_k)"
-    c, r = memory.config, memory.readers[layer]
-    q = r.query(hidden.to(r.query.weight.dtype)).unflatten(-1, (c.heads, 2, c.key_dim // 2))
-    k = r.keys
-    if c.qk_norm: q, k = unit_rms(q), unit_rms(k)
-    scores, rows = product_topk(q, k, c.top_k)
+    c = memory.config
+    scores, rows, q = best_rows(memory.readers[layer], hidden, c)
     weights = (scores / math.sqrt(c.key_dim // 2)).softmax(-1)
     first = 0 if c.share_values else layer * c.n_keys ** 2
     return Access(rows.flatten(-2) + first, weights.flatten(-2), layer, q.flatten(-3))
+
+def best_rows(reader: Reader, hidden: torch.Tensor, c: MemoryConfig) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    "A reader's top-k rows for every position and head: scores and rows (B, T, heads, top_k), and the queries (B, T, heads, 2, half)"
+    q = reader.query(hidden.to(reader.query.weight.dtype)).unflatten(-1, (c.heads, 2, c.key_dim // 2))
+    k = reader.keys
+    if c.qk_norm: q, k = unit_rms(q), unit_rms(k)
+    return *product_topk(q, k, c.top_k), q
 
 # %% ../nbs/00_memory.ipynb #6e2e84f2
 def read_rows(table: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor, pad: int | None = None) -> torch.Tensor:
@@ -207,7 +231,8 @@ def whiten_queries(reader: Reader, hidden: torch.Tensor, floor: float = 1e-4):
 # %% ../nbs/00_memory.ipynb #b945a5a4
 def memory_hash(memory: SparseMemory, names: tuple[str, ...] = ("",)) -> str:
     "SHA-256 over the memory's shape and its numbers, 64 hex digits, the same in every type that holds them; `names`: only tensors whose name contains one of these"
-    h = hashlib.sha256(json.dumps(asdict(memory.config), sort_keys=True).encode())
+    shape = {k: v for k, v in asdict(memory.config).items() if (k, v) not in (("scale", None), ("fingerprint", 0))}
+    h = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())                 # as before there were these two
     for name, t in sorted(memory.state_dict().items()):
         if not any(n in name for n in names): continue
         h.update(f"{name} {tuple(t.shape)}".encode())

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SlotBank', 'set_param', 'move', 'insert', 'find', 'overlay', 'read_slots', 'check_rows', 'train_lines', 'write_back',
-           'commit', 'open_slots', 'anchor', 'thin', 'put_anchors', 'speaks', 'select', 'RowOptimizer', 'step_rows',
-           'RowSGD', 'RowAdamW', 'to_flat', 'from_flat', 'check_anchors', 'slot_bytes', 'retire', 'compact', 'truncate',
+           'commit', 'open_slots', 'mark', 'put_marks', 'share_read', 'select', 'RowOptimizer', 'step_rows', 'RowSGD',
+           'RowAdamW', 'to_flat', 'from_flat', 'check_marks', 'slot_bytes', 'retire', 'compact', 'truncate',
            'flat_hash', 'pack', 'packed', 'export_slot', 'read_slot', 'misnamed', 'fill_slot', 'import_slot',
            'rollback_slot']
 
@@ -38,8 +38,8 @@ class SlotBank:
         self.home, self.key = {}, "param"            # where `param` is kept: a module's ParameterDict makes it the module's
         self.trained = torch.empty(0, dtype=torch.int64, device=device)   # (n,) lines of the rows in training: param[1:n + 1]
         self.where = torch.zeros(1, dtype=torch.int64, device=device)     # per line of storage, the row of `param` that stands for it, or 0
-        self.anchors = torch.empty(0, 0, device=device)                   # (A, d) float32: where slots speak, see `anchor`
-        self.anchored = torch.empty(0, dtype=torch.int64, device=device)  # (A,) the slot of each anchor, rising
+        self.marks = torch.empty(0, dtype=torch.int64, device=device)     # (M,) fine rows that tell a slot's questions, see `mark`
+        self.marked = torch.empty(0, dtype=torch.int64, device=device)    # (M,) the slot of each mark, rising
         self.stored, self.kept = None, 0             # the stored bank that this one goes on from, and how many of its slots are as they were there
 
     def __len__(self): return len(self.entries)
@@ -62,7 +62,7 @@ def set_param(bank: SlotBank, param: nn.Parameter | None):
 
 def move(bank: SlotBank, device: torch.device | str):
     "Move all but the parameter, which moves with the module that keeps it"
-    for name in ("entries", "lines", "storage", "trained", "where", "anchors", "anchored"): setattr(bank, name, getattr(bank, name).to(device))
+    for name in ("entries", "lines", "storage", "trained", "where", "marks", "marked"): setattr(bank, name, getattr(bank, name).to(device))
 
 SlotBank.param, SlotBank.to = SlotBank.param.setter(set_param), move
 
@@ -97,7 +97,6 @@ def overlay(bank: SlotBank, access: Access, slots: torch.Tensor) -> torch.Tensor
     for s in slots.reshape(len(lines), -1).T.contiguous():
         at = s.view(-1, 1, 1)
         found = find(bank, torch.where(at >= 0, at * bank.num_rows + access.rows, -1))
-        if len(bank.anchors): found = found * speaks(bank, s, access.query)[..., None]
         lines = torch.where(lines > 0, lines, found)
     return lines
 
@@ -169,47 +168,38 @@ def open_slots(bank: SlotBank, row_sets: list[torch.Tensor]) -> list[int]:
     return slots
 
 # %% ../nbs/02_slots.ipynb #f5c45d4e
-def anchor(
-    bank: SlotBank, slots: list[int],
-    queries: list[torch.Tensor],  # for each slot, float (n, d): the `Access.query` of the positions it is written at, of a memory with one reader
-    min_cosine: float,  # .01 to .99
-):
-    "Let each of `slots` speak only at positions whose query has a cosine of at least `min_cosine` with one of its `queries`. Raises `ValueError`, and changes nothing, when that can't be."
-    if not .01 <= min_cosine <= .99: raise ValueError(f"min_cosine={min_cosine}: must be .01 to .99")          # where half precision holds an anchor well enough
-    for s, q in zip(slots, queries, strict=True):
+def mark(bank: SlotBank, slots: list[int], rows: list[torch.Tensor]):
+    "Give each of `slots`, which has none yet, its marks: distinct fine rows, int64 (n,). Raises `ValueError`, and changes nothing, when that can't be."
+    for s, r in zip(slots, rows, strict=True):
         if not 0 <= s < bank.num_slots: raise ValueError(f"slot {s}: the bank holds {bank.num_slots} slots, numbered from 0")
-        if q.dim() != 2 or not len(q) or q.shape[1] != (bank.anchors.shape[1] or queries[0].shape[1]) or not q.isfinite().all():
-            raise ValueError(f"queries of slot {s}, of shape {tuple(q.shape)}: must be one or more of finite numbers, all of them and the anchors there are as wide")
+        if (bank.marked == s).any() or slots.count(s) > 1: raise ValueError(f"slot {s}: has its marks already")
+        if r.dtype != torch.int64 or r.dim() != 1 or (r < 0).any() or len(r.unique()) < len(r):
+            raise ValueError(f"rows of slot {s}, {r.dtype} of shape {tuple(r.shape)}: must be distinct rows, int64 (n,)")
     if not slots: return
-    apart = [thin(F.normalize(q.float(), dim=-1), (1 + min_cosine) / 2) / min_cosine for q in queries]
     bank.kept = min(bank.kept, *slots)
-    put_anchors(bank, torch.tensor(slots).repeat_interleave(torch.tensor([len(a) for a in apart])), torch.cat(apart).half())
+    put_marks(bank, torch.tensor(slots).repeat_interleave(torch.tensor([len(r) for r in rows])), torch.cat([r.cpu() for r in rows]))
 
-def thin(x: torch.Tensor, least: float) -> torch.Tensor:
-    "Of unit vectors those that no kept one before comes as near as a cosine of `least`"
-    near, kept = x @ x.T >= least, []
-    for i in range(len(x)):
-        if not near[i, kept].any(): kept.append(i)
-    return x[kept]
-
-def put_anchors(bank: SlotBank, anchored: torch.Tensor, anchors: torch.Tensor):
-    "Add anchors, (n, d), of the slots `anchored`, (n,)"
+def put_marks(bank: SlotBank, marked: torch.Tensor, marks: torch.Tensor):
+    "Add marks, (n,), of the slots `marked`, (n,)"
     device = bank.storage.device
-    bank.anchored, order = torch.cat([bank.anchored, anchored.to(device)]).sort(stable=True)
-    anchors = anchors.to(device, torch.float32)
-    bank.anchors = torch.cat([bank.anchors, anchors])[order] if len(bank.anchors) else anchors[order]
+    bank.marked, order = torch.cat([bank.marked, marked.to(device)]).sort(stable=True)
+    bank.marks = torch.cat([bank.marks, marks.to(device, torch.int64)])[order]
 
 # %% ../nbs/02_slots.ipynb #b9ca6f9c
-def speaks(bank: SlotBank, slots: torch.Tensor, query: torch.Tensor | None) -> torch.Tensor:
-    "Whether the slot of each sample, (B,), speaks at each position, whose `query` is (B, T, d). bool (B, T), or (B, 1) when all do everywhere; a slot without anchors always does"
-    lo, hi = torch.searchsorted(bank.anchored, slots), torch.searchsorted(bank.anchored, slots, right=True)
-    if torch.equal(lo, hi): return slots.new_ones(len(slots), 1, dtype=torch.bool)
-    if query is None or query.shape[-1] != bank.anchors.shape[1]:
-        raise ValueError(f"access.query is {'None' if query is None else f'{query.shape[-1]} wide'}: some of these slots speak near their anchors only, {bank.anchors.shape[1]} wide; give the access that lookup() returns")
-    at = lo[:, None] + torch.arange(int((hi - lo).max()), device=lo.device)                  # (B, most anchors of a slot)
-    with torch.autocast(query.device.type, enabled=False):
-        close = torch.einsum("btd,bad->bta", F.normalize(query.float(), dim=-1), bank.anchors[at.clamp(max=len(bank.anchors) - 1)]) >= 1
-    return (close & (at < hi[:, None])[:, None]).any(-1) | (lo == hi)[:, None]
+def share_read(
+    bank: SlotBank, slots: torch.Tensor,  # int64 (B,), -1 for none
+    reads: torch.Tensor,  # int64 (B, n): the fine rows that each question reads
+) -> torch.Tensor:  # float32 (B,), in [0, 1]; 1 for a slot without marks
+    "The share of its slot's marks that each question reads."
+    lo, hi = (torch.searchsorted(bank.marked, slots, right=right) for right in (False, True))
+    most = int((hi - lo).max()) if len(slots) else 0
+    if not most: return torch.ones(len(slots), device=slots.device)
+    at = lo[:, None] + torch.arange(most, device=lo.device)
+    mine = at < hi[:, None]                                                              # (B, most)
+    reads = reads.sort(-1).values
+    marks = bank.marks[at.clamp(max=len(bank.marks) - 1)]
+    found = reads.gather(1, torch.searchsorted(reads, marks).clamp_(max=reads.shape[1] - 1)) == marks
+    return torch.where(lo == hi, 1., (found & mine).sum(1) / mine.sum(1).clamp(min=1))
 
 # %% ../nbs/02_slots.ipynb #b41309ba
 def select(bank: SlotBank, slot: int, rows: torch.Tensor, size: int) -> nn.Parameter:
@@ -233,7 +223,7 @@ class RowOptimizer(torch.optim.Optimizer):
     def __init__(self, params, defaults: dict):
         bad = {k: v for k, v in defaults.items() if k != "betas" and not 0 <= v < float("inf")} | {"betas": b for b in [defaults.get("betas", (0, 0))] if not all(0 <= x < 1 for x in b)}
         if bad: raise ValueError(f"{', '.join(f'{k}={v}' for k, v in bad.items())}: must be at least 0, betas below 1")
-        super().__init__(params, defaults | {"bank": None})
+        super().__init__(params, {"sparse": False} | defaults | {"bank": None})
         for group, p in ((group, p) for group in self.param_groups for p in group["params"]):
             group["bank"] = getattr(p, "bank", None)
             if not hasattr(p, "row_ids"): raise ValueError(f"params: one of shape {tuple(p.shape)} is not a slot bank's; give what select() or open_slots() put in training")
@@ -252,19 +242,23 @@ class RowOptimizer(torch.optim.Optimizer):
             with torch.enable_grad(): loss = closure()
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is not None and len(p.row_ids): step_rows(p, self.state[p], self.widths(p.shape[1], group), lambda *a: self.update(*a, group))
+                if p.grad is not None and len(p.row_ids): step_rows(p, self.state[p], self.widths(p.shape[1], group), lambda *a: self.update(*a, group), group["sparse"])
         return loss
 
 # %% ../nbs/02_slots.ipynb #7ed56705
-def step_rows(p: nn.Parameter, state: dict[str, torch.Tensor], widths: dict[str, int], update):
-    "Gather what `state` remembers of the rows in training (zero of a new one), `update` rows and memory in place, put the memory back"
-    ids = p.row_ids
-    n, size = len(ids), int(ids.max()) + 1
+def step_rows(p: nn.Parameter, state: dict[str, torch.Tensor], widths: dict[str, int], update, sparse: bool):
+    "Gather what `state` remembers of the rows in training (zero of a new one; if `sparse`, of those with a gradient alone), `update` rows and memory in place, put them back"
+    n, grad, at = len(p.row_ids), p.grad[1:len(p.row_ids) + 1], None
+    if sparse: at = grad.any(1).nonzero().squeeze(1)
+    ids = p.row_ids if at is None else p.row_ids[at]
+    if not len(ids): return
+    size = int(ids.max()) + 1
     for k, width in widths.items():
         old = state.get(k, p.new_zeros(0, width))
         state[k] = old if len(old) >= size else torch.cat([old, old.new_zeros(max(size, 2 * len(old)) - len(old), width)])
-    memory = {k: state[k].index_select(0, ids) for k in widths}
-    update(p[1:n + 1], p.grad[1:n + 1], memory)
+    memory, x = {k: state[k].index_select(0, ids) for k in widths}, p[1:n + 1] if at is None else p[1 + at]
+    update(x, grad if at is None else grad[at], memory)
+    if at is not None: p.index_copy_(0, 1 + at, x)
     for k, m in memory.items(): state[k].index_copy_(0, ids, m)
 
 # %% ../nbs/02_slots.ipynb #1d94b0f7
@@ -282,9 +276,9 @@ class RowSGD(RowOptimizer):
 
 # %% ../nbs/02_slots.ipynb #8f2ec5d3
 class RowAdamW(RowOptimizer):
-    "AdamW (Loshchilov & Hutter 2019, algorithm 2), decay on the delta, for the rows in training, each with its own step count."
-    def __init__(self, params, lr: float, betas=(.9, .999), eps: float = 1e-8, weight_decay: float = 0.):
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+    "AdamW (Loshchilov & Hutter 2019, algorithm 2), decay on the delta, for the rows in training, each with its own step count; if `sparse`, for those of them that the loss read."
+    def __init__(self, params, lr: float, betas=(.9, .999), eps: float = 1e-8, weight_decay: float = 0., sparse: bool = False):
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, sparse=sparse))
 
     def widths(self, dim, group): return {"m": dim, "v": dim, "steps": 1}
 
@@ -299,7 +293,7 @@ class RowAdamW(RowOptimizer):
 
 # %% ../nbs/02_slots.ipynb #e88ced46
 def to_flat(bank: SlotBank, first: int = 0, last: int | None = None) -> dict[str, torch.Tensor]:
-    "Slots `first` up to `last` (None: all), as `delta` (N, dim), `rows` int64 (N,), `offsets` int64 (slots + 1,) and, if there are any, `anchors` (A, d) and `anchored` int64 (A,); rows in training with their present values"
+    "Slots `first` up to `last` (None: all), as `delta` (N, dim), `rows` int64 (N,), `offsets` int64 (slots + 1,) and, if there are any, `marks` and `marked` int32 (M,); rows in training with their present values"
     last = bank.num_slots if last is None else last
     bounds = torch.arange(first, last + 1, device=bank.entries.device) * bank.num_rows
     offsets = torch.searchsorted(bank.entries, bounds)
@@ -307,25 +301,26 @@ def to_flat(bank: SlotBank, first: int = 0, last: int | None = None) -> dict[str
     lines = bank.lines[mine]
     delta, at = bank.storage[lines], bank.where[lines].nonzero().squeeze(1)
     if len(at): delta[at] = bank.param.detach()[bank.where[lines[at]]].to(delta.dtype)
-    flat, here = {"delta": delta, "rows": bank.entries[mine] % bank.num_rows, "offsets": offsets - offsets[0]}, (bank.anchored >= first) & (bank.anchored < last)
-    return flat | ({"anchors": bank.anchors[here], "anchored": bank.anchored[here] - first} if here.any() else {})
+    flat, here = {"delta": delta, "rows": bank.entries[mine] % bank.num_rows, "offsets": offsets - offsets[0]}, (bank.marked >= first) & (bank.marked < last)
+    return flat | ({"marks": bank.marks[here].int(), "marked": (bank.marked[here] - first).int()} if here.any() else {})
 
 # %% ../nbs/02_slots.ipynb #e52c89c6
 def from_flat(
     num_rows: int, delta: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor,
-    anchors: torch.Tensor | None = None, anchored: torch.Tensor | None = None,  # both or neither
+    marks: torch.Tensor | None = None, marked: torch.Tensor | None = None,  # both or neither
 ) -> SlotBank:
     "The bank that `to_flat` described. Raises `ValueError` when the tensors contradict each other."
-    if anchors is None and anchored is None: anchors, anchored = delta.new_zeros(0, 0), offsets[:0]
-    for name, t, dims, kind in (("delta", delta, 2, "floating point"), ("rows", rows, 1, "int64"), ("offsets", offsets, 1, "int64"), ("anchors", anchors, 2, "floating point"), ("anchored", anchored, 1, "int64")):
-        if t is None or t.dim() != dims or not (t.is_floating_point() if kind == "floating point" else t.dtype == torch.int64):
+    if marks is None and marked is None: marks = marked = offsets[:0].int()
+    for name, t, dims, kind in (("delta", delta, 2, "floating point"), ("rows", rows, 1, "int64"), ("offsets", offsets, 1, "int64"),
+                                ("marks", marks, 1, "int32"), ("marked", marked, 1, "int32")):
+        if t is None or t.dim() != dims or not (t.is_floating_point() if kind == "floating point" else str(t.dtype) == f"torch.{kind}"):
             raise ValueError(f"{name} of {'nothing' if t is None else f'{t.dtype} and shape {tuple(t.shape)}'}: must be {kind} of {dims} dimensions; the file is damaged")
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(rows) or len(rows) != len(delta) or (offsets.diff() < 0).any():
         raise ValueError(f"offsets {offsets[:1].tolist()} to {offsets[-1:].tolist()}, with {len(rows)} rows and {len(delta)} deltas: the three must agree; the file is damaged")
     if not delta.isfinite().all(): raise ValueError("delta holds numbers that are not finite; the file is damaged")
-    check_anchors(anchors, anchored, len(offsets) - 1)
+    check_marks(marks, marked, len(offsets) - 1)
     bank = SlotBank(num_rows, delta.shape[1], delta.device)
-    bank.num_slots, bank.anchors, bank.anchored = len(offsets) - 1, anchors.float(), anchored
+    bank.num_slots, bank.marks, bank.marked = len(offsets) - 1, marks.long(), marked.long()
     slot = torch.repeat_interleave(torch.arange(bank.num_slots, device=rows.device), offsets.diff())
     entries = slot * num_rows + rows
     if (entries.diff() <= 0).any() or (len(rows) and (rows.min() < 0 or rows.max() >= num_rows)):
@@ -334,28 +329,28 @@ def from_flat(
     bank.storage[bank.lines] = delta.float()
     return bank
 
-def check_anchors(anchors: torch.Tensor, anchored: torch.Tensor, num_slots: int):
-    "Raises `ValueError` unless every one of `anchors` (A, d) is finite and has its slot in `anchored` (A,), rising"
-    if not anchors.isfinite().all(): raise ValueError("anchors hold numbers that are not finite; the file is damaged")
-    if len(anchors) != len(anchored) or (anchored.diff() < 0).any() or ((anchored < 0) | (anchored >= num_slots)).any():
-        raise ValueError(f"anchored: must name the slot, 0 to {num_slots - 1}, of each of {len(anchors)} anchors in rising order; the file is damaged")
+def check_marks(marks: torch.Tensor, marked: torch.Tensor, num_slots: int):
+    "Raises `ValueError` unless every one of `marks` (M,) has its slot in `marked` (M,), rising"
+    if (marks < 0).any(): raise ValueError("marks hold a number below 0; the file is damaged")
+    if len(marks) != len(marked) or (marked.diff() < 0).any() or ((marked < 0) | (marked >= num_slots)).any():
+        raise ValueError(f"marked: must name the slot, 0 to {num_slots - 1}, of each of {len(marks)} marks in rising order; the file is damaged")
 
 # %% ../nbs/02_slots.ipynb #87ad84c0
 def slot_bytes(bank: SlotBank) -> torch.Tensor:
-    "Bytes of each slot in the flat form: its deltas and anchors in half precision, the numbers of its rows and of its anchors' slot, its offset. int64 (num_slots,)"
-    rows, anchors = (torch.bincount(x, minlength=bank.num_slots) for x in (bank.entries // bank.num_rows, bank.anchored))
-    return rows * (2 * bank.dim + 8) + 8 + anchors * (2 * bank.anchors.shape[1] + 8)
+    "Bytes of each slot in the flat form: its deltas in half precision, the numbers of its rows, its marks and their slot, its offset. int64 (num_slots,)"
+    rows, marks = (torch.bincount(x, minlength=bank.num_slots) for x in (bank.entries // bank.num_rows, bank.marked))
+    return rows * (2 * bank.dim + 8) + 8 + marks * 8
 
 # %% ../nbs/02_slots.ipynb #54e2af6d
 def retire(bank: SlotBank, slots: list[int]) -> int:
-    "Free the rows and anchors of `slots`, which read the bare table from here on; returns how many rows. Raises `ValueError`, and changes nothing, for an unknown slot or while rows train."
+    "Free the rows and marks of `slots`, which read the bare table from here on; returns how many rows. Raises `ValueError`, and changes nothing, for an unknown slot or while rows train."
     for s in slots:
         if not 0 <= s < bank.num_slots: raise ValueError(f"slot {s}: the bank holds {bank.num_slots} slots, numbered from 0")
     if len(bank.trained): raise ValueError(f"the bank has {len(bank.trained)} rows in training: commit() it before retiring slots")
     which = torch.tensor(slots, dtype=torch.int64, device=bank.entries.device)
-    gone, stay = torch.isin(bank.entries // bank.num_rows, which), ~torch.isin(bank.anchored, which)
+    gone, stay = torch.isin(bank.entries // bank.num_rows, which), ~torch.isin(bank.marked, which)
     bank.entries, bank.lines = bank.entries[~gone], bank.lines[~gone]
-    bank.anchors, bank.anchored = bank.anchors[stay], bank.anchored[stay]
+    bank.marks, bank.marked = bank.marks[stay], bank.marked[stay]
     bank.kept = min(bank.kept, *slots, bank.num_slots)
     return int(gone.sum())
 
@@ -377,7 +372,7 @@ def truncate(bank: SlotBank, num_slots: int):
     bank.entries, bank.lines = bank.entries[stay], bank.lines[stay]
     bank.used = int(bank.lines.max()) + 1 if len(bank) else 1
     bank.storage[bank.used:] = 0                                       # lines are given out as zeros
-    bank.anchors, bank.anchored = bank.anchors[bank.anchored < num_slots], bank.anchored[bank.anchored < num_slots]
+    bank.marks, bank.marked = bank.marks[bank.marked < num_slots], bank.marked[bank.marked < num_slots]
     bank.num_slots, bank.kept = num_slots, min(bank.kept, num_slots)
 
 # %% ../nbs/02_slots.ipynb #e0a8ac2f
@@ -403,7 +398,7 @@ def export_slot(
     bank: SlotBank, slot: int, path: str | Path,
     memory: str,  # hash of the memory the bank lies over, from `memory_hash`
 ) -> Path:
-    "Write one slot's rows, deltas and anchors to a safetensors file, whole or not at all. Raises `ValueError` for a slot without rows."
+    "Write one slot's rows, deltas and marks to a safetensors file, whole or not at all. Raises `ValueError` for a slot without rows."
     if not 0 <= slot < bank.num_slots or not len(bank.slot_rows(slot)):
         raise ValueError(f"slot {slot}: the bank holds {bank.num_slots} slots, numbered from 0, and this one has no rows; nothing to export")
     flat = to_flat(bank, slot, slot + 1)
@@ -420,7 +415,7 @@ def export_slot(
 
 # %% ../nbs/02_slots.ipynb #42a0a788
 def read_slot(bank: SlotBank, path: str | Path, memory: str) -> dict[str, torch.Tensor]:
-    "The `delta` and `rows` of an exported slot, and its anchors if it has any. Raises `ValueError` when the file is damaged, holds anything else, or belongs to another memory."
+    "The `delta` and `rows` of an exported slot, and its marks if it has any. Raises `ValueError` when the file is damaged, holds anything else, or belongs to another memory."
     try:
         with safe_open(path, "pt") as f: said, flat = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except (SafetensorError, OSError) as e: raise ValueError(f"{path}: no whole safetensors file ({e}); export the slot again") from e
@@ -430,20 +425,18 @@ def read_slot(bank: SlotBank, path: str | Path, memory: str) -> dict[str, torch.
         raise ValueError(f"{path}: is for memory {str(said.get('memory'))[:12]}…, this is {memory[:12]}…; load it over the memory it was exported from")
     if flat["delta"].shape[1:] != (bank.dim,): raise ValueError(f"{path}: delta of shape {tuple(flat['delta'].shape)}, rows of this memory are {bank.dim} wide")
     from_flat(bank.num_rows, **flat, offsets=torch.tensor([0, len(flat["rows"])]))
-    if "anchors" in flat and len(bank.anchors) and flat["anchors"].shape[1] != bank.anchors.shape[1]:
-        raise ValueError(f"{path}: anchors of shape {tuple(flat['anchors'].shape)}, those of this bank are {bank.anchors.shape[1]} wide")
     return flat
 
 def misnamed(flat: dict[str, torch.Tensor], want: tuple[str, ...] = ("delta", "rows", "offsets")) -> list[str]:
-    "The tensors of a flat form that are missing or too many; anchors come as two or not at all"
-    return sorted(flat.keys() ^ {*want, *(("anchors", "anchored") if "anchors" in flat or "anchored" in flat else ())})
+    "The tensors of a flat form that are missing or too many; marks come as two or not at all"
+    return sorted(flat.keys() ^ {*want, *(("marks", "marked") if "marks" in flat or "marked" in flat else ())})
 
 def fill_slot(bank: SlotBank, slot: int, flat: dict[str, torch.Tensor]):
-    "Give a slot without rows or anchors those of `flat`"
+    "Give a slot without rows or marks those of `flat`"
     device = bank.storage.device
     lines = insert(bank, slot * bank.num_rows + flat["rows"].to(device))
     bank.storage[lines] = flat["delta"].to(device, torch.float32)
-    if "anchors" in flat: put_anchors(bank, flat["anchored"] + slot, flat["anchors"])
+    if "marks" in flat: put_marks(bank, flat["marked"] + slot, flat["marks"])
 
 # %% ../nbs/02_slots.ipynb #4e62c505
 def import_slot(bank: SlotBank, path: str | Path, memory: str) -> int:
