@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "memory": set(), "facts": set(),
     "ranker": {"memory"}, "slots": {"memory"}, "registry": {"facts"}, "wordings": {"facts"}, "benchmark": {"facts"}, "checkpoint": {"facts"},
     "router": {"memory", "ranker", "slots", "facts", "registry"}, "adapter": {"memory", "slots"},
-    "finetuner": {"memory", "ranker", "slots"}, "store": {"facts", "slots", "registry", "checkpoint"}, "gemini": {"facts", "benchmark"}, "datasets": {"facts", "benchmark"},
+    "finetuner": {"memory", "ranker", "slots"}, "store": {"facts", "slots", "registry", "checkpoint"}, "gemini": {"facts", "benchmark", "wordings"}, "datasets": {"facts", "benchmark"},
     "generation": {"adapter"}, "pretraining": {"facts", "memory", "adapter", "ranker"},
     "methods": below(5), "baselines": below(5) | {"methods"},
     "trainer": {"facts", "methods", "checkpoint"}, "evaluation": {"facts", "benchmark", "generation"},
