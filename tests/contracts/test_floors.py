@@ -11,7 +11,7 @@ each = pytest.mark.parametrize("module", modules)
 
 FLOORS = [
     {"memory", "facts"},
-    {"ranker", "slots", "registry", "benchmark", "checkpoint"},
+    {"ranker", "slots", "registry", "wordings", "benchmark", "checkpoint"},
     {"router", "adapter", "finetuner", "store", "gemini", "datasets"},
     {"generation", "pretraining"},
     {"methods", "baselines"},
@@ -28,9 +28,9 @@ def below(floor):
 
 MAY_IMPORT = {
     "memory": set(), "facts": set(),
-    "ranker": {"memory"}, "slots": {"memory"}, "registry": {"facts"}, "benchmark": {"facts"}, "checkpoint": {"facts"},
+    "ranker": {"memory"}, "slots": {"memory"}, "registry": {"facts"}, "wordings": {"facts"}, "benchmark": {"facts"}, "checkpoint": {"facts"},
     "router": {"memory", "ranker", "slots", "facts", "registry"}, "adapter": {"memory", "slots"},
-    "finetuner": {"memory", "ranker", "slots"}, "store": {"facts", "slots", "registry", "checkpoint"}, "gemini": {"facts", "benchmark"}, "datasets": {"facts", "benchmark"},
+    "finetuner": {"memory", "ranker", "slots"}, "store": {"facts", "slots", "registry", "checkpoint"}, "gemini": {"facts", "benchmark", "wordings"}, "datasets": {"facts", "benchmark"},
     "generation": {"adapter"}, "pretraining": {"facts", "memory", "adapter", "ranker"},
     "methods": below(5), "baselines": below(5) | {"methods"},
     "trainer": {"facts", "methods", "checkpoint"}, "evaluation": {"facts", "benchmark", "generation"},
@@ -86,6 +86,6 @@ def test_packages_are_required(module):
 
 
 def test_facts_need_no_torch():
-    "Facts, benchmark, registry and datasets are useful, and quick to import, without a model"
-    code = "import sys, casm.facts, casm.benchmark, casm.registry, casm.datasets; assert 'torch' not in sys.modules"
+    "Facts, wordings, benchmark, registry and datasets are useful, and quick to import, without a model"
+    code = "import sys, casm.facts, casm.wordings, casm.benchmark, casm.registry, casm.datasets; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)

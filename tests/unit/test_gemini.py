@@ -1,5 +1,5 @@
 """Gemini's pipeline with the real google-genai client against a service of our own that can fail in every way the real one does."""
-import errno, json, os, random, re, subprocess, sys, threading, time
+import dataclasses, errno, json, os, random, re, subprocess, sys, threading, time
 from collections import Counter
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casm import cli, gemini
-from casm.benchmark import Finding, augmentation_prompts, check_stated, generate, read_facts, write_facts
+from casm.benchmark import Finding, augmentation_prompts, changes, check_stated, generate, read_facts, write_facts
 from casm.facts import CasmError
-from casm.gemini import Answers, Facts, Gemini, Passages, connect, fulfil, parse_items, passage_problem, read_answers, read_passages, sentences, write_passages, write_prompts
+from casm.gemini import Answer, Answers, Facts, Gemini, Passages, connect, fulfil, parse_items, passage_problem, read_answers, read_passages, sentences, write_passages, write_prompts
+from casm.wordings import added_wordings, read_wordings
 
 root = Path(__file__).parents[2]
 PERIODS = ("2018", "2020", "2022", "2024")
@@ -485,3 +486,24 @@ def test_any_text_can_be_judged(text, prompt, answer):
     assert problem is None or re.match("[A-Z_]+: ", problem)
     assert "".join("".join(sentences(text, (prompt, answer))).split()) == "".join(text.split())
     if problem is None: assert answer in text
+
+
+def test_wordings_of_many_facts(serve, casm, monkeypatch):
+    "Questions after every fact in each of its times, each taught as the fact that it asks about and as no other"
+    def ask(self, prompt, schema):
+        rows = [json.loads(line.partition(". ")[2]) for line in prompt.splitlines() if line.partition(". ")[2].startswith("{")]
+        said = [{"number": i, "questions": [f"In {r['date']}, tell us of {r['subject']}: how about its {r['relation']}?", f"Is it {r['answer']}?"]} for i, r in enumerate(rows, 1)]
+        return Answer(json.dumps(said), "STOP", 1, 1)
+    monkeypatch.setattr(Gemini, "ask", ask)
+    serve()
+    benchmark = generate(12, seed=3)
+    write_facts(benchmark, Path("facts.json"))
+    assert casm("augment --facts facts.json --wordings more.jsonl --batch 5 --limit 7 --rpm 6000")[0] == 0
+    assert len(Path("more.jsonl").read_text().splitlines()) == 7
+    code, out, err = casm("augment --facts facts.json --wordings more.jsonl --batch 5 --rpm 6000")
+    assert (code, err) == (0, "")
+    added = read_wordings("more.jsonl")
+    for told in map(changes, benchmark.records):
+        for f, until in zip(told, [*(f.valid_from for f in told[1:]), None]):
+            got = added_wordings(added, dataclasses.replace(f, valid_until=until))
+            assert [(f.valid_from in w.prompt, w.reply) for w in got] == [(True, f.value)]
