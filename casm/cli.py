@@ -427,7 +427,7 @@ def known(predictions: Path, after: str) -> set[tuple[str, str, str]]:
 # %% ../nbs/50_cli.ipynb #6e8a9055
 def add_demo(commands):
     p = command(commands, "demo", demo_command, "a small experiment with all four methods, in a few minutes, into runs/demo", "casm demo")
-    p.add_argument("--model", default="tiny", metavar="NAME_OR_PATH", help=f"{A_MODEL}, for longer, into runs/demo-NAME (default: the tiny one in the package)")
+    p.add_argument("--model", default="tiny", metavar="NAME_OR_PATH", help=f"{A_MODEL}: hours without a GPU, into runs/demo-NAME (default: the tiny one in the package)")
 
 # %% ../nbs/50_cli.ipynb #5d1c7e02
 def get_command(args):
