@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['TASK', 'UTILS', 'task_name', 'task_docs', 'score', 'read_docs', 'export_tasks', 'Answerer', 'start_at', 'moments',
-           'answer', 'likelihoods', 'harness', 'cut', 'register', 'run_harness']
+           'answer', 'likelihoods', 'harness', 'cut', 'register', 'named_models', 'run_harness']
 
 # %% ../nbs/24_lm_eval.ipynb #7ec55fd8
 import json
+import re
 import sys
 from collections import defaultdict
 from functools import cache
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from .benchmark import Benchmark
 from .facts import CasmError, Probe, dated, time_key
+from .language import MODELS, model_path
 
 # %% ../nbs/24_lm_eval.ipynb #bbaf1ef6
 def task_name(probe: Probe) -> str:
@@ -193,8 +195,13 @@ def register() -> type:
     return CasmLM
 
 # %% ../nbs/24_lm_eval.ipynb #e5c96e21
+def named_models(argument: str) -> str:
+    "An argument of lm_eval's, `smollm2` in `pretrained=` or `tokenizer=` as its folder. Raises `CasmError` when it was not got."
+    return re.sub(rf"\b(pretrained|tokenizer)=({'|'.join(MODELS)})(?=,|$)", lambda m: f"{m[1]}={model_path(m[2])}", argument)
+
 def run_harness(arguments: list[str]):
     "Be lm_eval, with casm among its models"
+    arguments = [named_models(a) for a in arguments]
     register()
     from lm_eval.__main__ import cli_evaluate
     mine, sys.argv = sys.argv, ["lm_eval", *arguments]

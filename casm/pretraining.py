@@ -8,9 +8,9 @@ __all__ = ['SYLLABLES', 'QUALIFIERS', 'NOUNS', 'PLACES', 'RESERVED', 'YEARS', 'T
            'train_tokenizer', 'new_tiny', 'make_batch', 'train_steps', 'sample_world', 'writable_tokens', 'echo',
            'sample_pretraining', 'closed_batch', 'accesses', 'lookups', 'LookedUp', 'by_text', 'read_batch',
            'each_forward', 'background_stats', 'empty_stats', 'add_texts', 'resume_stats', 'world_texts', 'LM',
-           'save_lm', 'save_whole', 'load_lm', 'load_backbone', 'cut', 'halves', 'text_losses', 'perplexity', 'only',
-           'layer_inputs', 'WarmupReport', 'skew', 'split_background', 'check_warmup', 'fresh_memory', 'in_turn',
-           'warmup', 'train_memory', 'pretrain_tiny', 'pretrain_period_one']
+           'save_lm', 'save_whole', 'load_lm', 'cut', 'halves', 'text_losses', 'perplexity', 'only', 'layer_inputs',
+           'WarmupReport', 'skew', 'split_background', 'check_warmup', 'fresh_memory', 'in_turn', 'warmup',
+           'train_memory', 'pretrain_tiny', 'pretrain_period_one']
 
 # %% ../nbs/08_pretraining.ipynb #5b571374
 import json
@@ -25,10 +25,11 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .adapter import MemoryMLP, attach, decoder_layers, detach, encode, memory_of, pad_id
 from .facts import BACKGROUND_FORMS, CasmError, Fact, UNSEEN_FORM, contains, question, render
+from .language import load_backbone, model_path
 from .memory import Access, MemoryConfig, SparseMemory, access_share, load_memory, lookup_hash, record_access, save_memory, watching, whiten_queries
 from .ranker import BackgroundStats, chain
 
@@ -317,12 +318,12 @@ def save_whole(lm: LM, folder: str | Path, dtype: torch.dtype | None = None) -> 
 TINY = Path(__file__).parent / "tiny" if "__file__" in globals() else Path("../casm/tiny")
 
 def load_lm(
-    name: str | Path | None = None,  # folder written by `save_lm`, or any Hugging Face causal LM; None is the tiny model in the package
+    name: str | Path | None = None,  # folder written by `save_lm`, or as for `load_backbone`; None is the tiny model in the package
     background: list[str] | None = None,  # texts for the statistics of a fresh memory; None: sentences of the background world
     seed: int = 0,  # of a fresh memory's keys
 ) -> LM:
     "Load a model in float32, with its memory or with a fresh one. Raises `CasmError` with what to do when it can't be had."
-    path = TINY if name is None else Path(name)
+    path = TINY if name is None else Path(model_path(name))
     if (path / "memory").is_dir():
         model, tokenizer = load_backbone(path)
         memory, extra = load_memory(path / "memory")
@@ -335,21 +336,6 @@ def load_lm(
     attach(model, SparseMemory(MemoryConfig(model.config.hidden_size)))
     texts = world_texts(background_world(), 8000) if background is None else background
     return LM(model.eval(), tokenizer, background_stats(model, tokenizer, texts), str(name))
-
-# %% ../nbs/08_pretraining.ipynb #de27b146
-def load_backbone(name: str | Path):
-    "A causal LM in float32 and its tokenizer; errors become one line that says what to do"
-    here = Path(name)
-    if here.exists() and not (here / "config.json").is_file(): raise CasmError(f"model {str(name)!r} has no config.json: give the folder that a model was saved in")
-    if not here.exists() and (here.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1):
-        raise CasmError(f"model {str(name)!r} does not exist: give a model's folder, with its config.json, or a name on the Hugging Face hub")
-    try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32), AutoTokenizer.from_pretrained(name)
-    except Exception as e:
-        said = f"{type(e).__name__}: {e}".split("\n")[0][:200]
-        if "gated" in f"{type(e).__name__} {e}".lower():
-            raise CasmError(f"model {str(name)!r} is gated: accept its licence on its page at huggingface.co and log in with `hf auth login` ({said})") from e
-        raise CasmError(f"model {str(name)!r} can't be loaded: give a folder with a config.json or a causal LM's name on the Hugging Face hub ({said})") from e
 
 # %% ../nbs/08_pretraining.ipynb #137b98a7
 def cut(

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from casm.language import cache_folder, found, got, model_path
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+MODEL = found("smollm2")  # in the user's own cache, before the tests' takes its place
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +69,15 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CASM_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(cache):
+    "Folder of the model that `casm get smollm2` brought, which has its name in the tests' cache too; else the test is skipped"
+    if MODEL is None and got("smollm2") is None: pytest.skip("needs casm get smollm2")
+    link = cache_folder() / MODEL.name
+    if not link.exists(): link.symlink_to(MODEL)
+    return model_path("smollm2")
 
 
 @pytest.fixture(scope="session")

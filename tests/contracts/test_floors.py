@@ -12,7 +12,7 @@ each = pytest.mark.parametrize("module", modules)
 FLOORS = [
     {"memory", "facts"},
     {"ranker", "slots", "registry", "wordings", "benchmark", "checkpoint"},
-    {"router", "adapter", "finetuner", "store", "gemini", "datasets"},
+    {"router", "adapter", "finetuner", "store", "gemini", "datasets", "language"},
     {"generation", "pretraining"},
     {"methods", "baselines"},
     {"trainer", "evaluation"},
@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "ranker": {"memory"}, "slots": {"memory"}, "registry": {"facts"}, "wordings": {"facts"}, "benchmark": {"facts"}, "checkpoint": {"facts"},
     "router": {"memory", "ranker", "slots", "facts", "registry"}, "adapter": {"memory", "slots"},
     "finetuner": {"memory", "ranker", "slots"}, "store": {"facts", "slots", "registry", "checkpoint"}, "gemini": {"facts", "benchmark", "wordings"}, "datasets": {"facts", "benchmark"},
-    "generation": {"adapter"}, "pretraining": {"facts", "memory", "adapter", "ranker"},
+    "language": {"facts", "checkpoint"},
+    "generation": {"adapter"}, "pretraining": {"facts", "memory", "adapter", "ranker", "language"},
     "methods": below(5), "baselines": below(5) | {"methods"},
     "trainer": {"facts", "methods", "checkpoint"}, "evaluation": {"facts", "benchmark", "generation"},
     "experiments": below(7), "report": {"facts", "evaluation"}, "temporal_lm": below(7),

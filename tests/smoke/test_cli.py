@@ -8,7 +8,7 @@ from casm.benchmark import generate, write_facts
 from commands import hear_ctrl_c, run
 
 CASM = str(Path(sys.executable).with_name("casm"))
-COMMANDS = ("demo", "learn", "ask", "history", "diff", "undo", "export", "run", "train", "eval", "export-lm-eval", "lm-eval", "warmup", "pretrain-tiny")
+COMMANDS = ("demo", "learn", "ask", "history", "diff", "undo", "export", "run", "train", "eval", "export-lm-eval", "lm-eval", "get", "warmup", "pretrain-tiny")
 FACTS = generate(6, seed=5, periods=("2018", "2021", "2024"))
 GOOD = {"entity": "Inn", "relation": "door colour", "value_2018": "red", "value_2020": "blue", "changed": True}
 
@@ -72,6 +72,12 @@ BAD_LINES = {
     "train --method casm --run-id ../x": "leave out slashes",
     "ask '' --run .": "question is empty",
     "ask Who? --run . --as-of soon": "'soon'",
+    "get": "NAME",
+    "get gpt5": "'gpt5' is none that can be got: choose smollm2 (SmolLM2-135M-Instruct, 135 million parameters)",
+    **{f"{door} --model smollm2": "`casm get smollm2` brings it" for door in (
+        "run", "demo", "train --method casm --run-id x", "warmup --background note.txt --out new",
+        "learn note.txt --period 2018 --memory new")},
+    "lm-eval run --tasks casm --model hf --model_args pretrained=smollm2": "`casm get smollm2` brings it",
     "ask Who? --run . --memory .": "not allowed with",
     "ask Who?": "--run --memory",
     "learn none.csv --memory m": "none.csv: cannot be read",
@@ -112,11 +118,11 @@ def test_bad_line_is_one_line_and_writes_nothing(line, tmp_path, cache):
 
 
 def test_gated_model_says_how_to_get_access(tmp_path, monkeypatch, capsys, cache):
-    from casm import pretraining
+    from transformers import AutoModelForCausalLM
     from casm.cli import main
     def gated(name, **_): raise OSError(f"You are trying to access a gated repo.\n401 Client Error for {name}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pretraining.AutoModelForCausalLM, "from_pretrained", gated)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", gated)
     assert main(["run", "--model", "meta-llama/Llama-3.2-1B"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "accept its licence" in err and "hf auth login" in err
