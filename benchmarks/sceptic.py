@@ -31,7 +31,7 @@ from casm.benchmark import Benchmark, DOMAINS, SeedRecord, USE_KINDS, fact_passa
 from casm.experiments import RECIPES, items_of, start_checkpoint
 from casm.facts import PROBE_FORM, answers_match, canonical, contains, dated, question, relation_text
 from casm.generation import answer_of, generate as continue_prompts
-from casm.methods import CASM, Item, LoRA, SMF, casm_begin, casm_loss, slot_rows, split_answer
+from casm.methods import CASM, Item, LoRA, SMF, casm_begin, slot_rows, split_answer
 from casm.pretraining import YEARS, background_stats, background_world, load_lm, make_batch, sample_world, save_lm, train_steps, world_texts
 from casm.slots import find, open_slots, slot_bytes
 from casm.trainer import train_period
@@ -130,7 +130,7 @@ class Warned(CASM):
         labels = x.pop("labels")[:, 1:]
         with torch.no_grad(): bare = self.lm.model(**x).logits[:, :-1][labels >= 0]
         with reading(self.lm.model, slots): read = self.lm.model(**x).logits[:, :-1][labels >= 0]
-        return casm_loss(self, batch) + F.kl_div(read.log_softmax(-1), bare.log_softmax(-1), log_target=True, reduction="batchmean")
+        return super().loss(batch) + F.kl_div(read.log_softmax(-1), bare.log_softmax(-1), log_target=True, reduction="batchmean")
 
 
 CHOICES = (  # name, method, its settings, changes to the recipe

@@ -9,7 +9,7 @@ __all__ = ['BASELINES', 'Frozen', 'Ledger', 'ledger_begin', 'ledger_reopen', 'le
            'perfect_state', 'perfect_load', 'perfect_cost', 'read_prompt', 'exercises', 'RAG', 'rag_begin',
            'rag_reopen', 'rag_end', 'rag_answer', 'rag_state', 'rag_load', 'rag_cost', 'reading_accuracy', 'SlotLinear',
            'open_loras', 'commit_loras', 'through', 'lora_rank', 'linear_layers', 'LoRASlots', 'lora_slots_begin',
-           'lora_slots_loss', 'lora_slots_end', 'lora_slots_answer', 'lora_slots_tensors', 'lora_slots_state',
+           'lora_slots_losses', 'lora_slots_end', 'lora_slots_answer', 'lora_slots_tensors', 'lora_slots_state',
            'lora_slots_load', 'lora_slots_cost']
 
 # %% ../nbs/11_baselines.ipynb #ce193304
@@ -28,8 +28,8 @@ from .adapter import memory_of
 from .benchmark import fact_passages
 from .checkpoint import State, hash_tensors
 from .facts import BACKGROUND_FORMS, CasmError, Fact, answers_match, contains, dated, normalize_answer, question, to_fact
-from .generation import answer_of, generate
-from .methods import Answer, CASM, Cost, Item, Method, check_method, check_tensors, load_plain, split_answer, tensors_of
+from .generation import answer_losses, answer_of, generate
+from .methods import Answer, CASM, Cost, Item, Method, check_method, check_tensors, load_plain, split_answer
 from .pretraining import LM, YEARS, background_world
 from .registry import Registry
 from .router import ASKING, date_words, default_router, opened, read_words, time_scope
@@ -454,10 +454,10 @@ def lora_slots_begin(method: LoRASlots, period: str, items: list[Item]) -> list[
     method.most = max(method.most, sum(p.numel() for p in method.parameters()))
     return items
 
-def lora_slots_loss(method: LoRASlots, batch: list[Item]) -> torch.Tensor:
-    "The loss of a batch, each passage through its own fact's LoRA"
-    with through(list(method.layers.values()), [(method.slot_of[i.fact] - method.slots,) for i in batch], training=True):
-        return method.lm.model(**tensors_of(method, batch)).loss
+def lora_slots_losses(method: LoRASlots, items: list[Item], x: dict[str, torch.Tensor]) -> torch.Tensor:
+    "The losses of a batch, each passage through its own fact's LoRA"
+    with through(list(method.layers.values()), [(method.slot_of[i.fact] - method.slots,) for i in items], training=True):
+        return answer_losses(method.lm.model, x)
 
 def lora_slots_end(method: LoRASlots):
     "Commit the LoRAs, and the facts that they answer for"
@@ -499,7 +499,7 @@ def lora_slots_cost(method: LoRASlots) -> Cost:
     return Cost(method.most, n, 2 * n + method.registry.nbytes())
 
 # %% ../nbs/11_baselines.ipynb #38b19f9a
-LoRASlots.begin_period, LoRASlots.loss, LoRASlots.end_period, LoRASlots.answer = lora_slots_begin, lora_slots_loss, lora_slots_end, lora_slots_answer
+LoRASlots.begin_period, LoRASlots.forward_losses, LoRASlots.end_period, LoRASlots.answer = lora_slots_begin, lora_slots_losses, lora_slots_end, lora_slots_answer
 LoRASlots.tensors, LoRASlots.state, LoRASlots.load_state, LoRASlots.cost = lora_slots_tensors, lora_slots_state, lora_slots_load, lora_slots_cost
 
 # %% ../nbs/11_baselines.ipynb #1b0049cf

@@ -87,7 +87,7 @@ def keep(lm: LM, folder: Path):
     finally: shutil.rmtree(beside, ignore_errors=True)
 
 # %% ../nbs/30_experiments.ipynb #b6d23757
-RUN_VERSION = 4  # to be raised whenever a method comes to learn, or is asked, otherwise under the same settings
+RUN_VERSION = 5  # to be raised whenever a method comes to learn, or is asked, otherwise under the same settings
 
 def run_one(
     name: str, seed: int, benchmark: Benchmark, stream: str,

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['ROW_OPTIMIZERS', 'METHODS', 'Item', 'Answer', 'split_answer', 'Method', 'tensors_of', 'count_tokens', 'count_targets',
-           'prompts_plain', 'continuations', 'answer_plain', 'logprobs', 'norms', 'perplexity', 'unsharded',
-           'sharded_like', 'Cost', 'trained_tensors', 'plain_state', 'check_method', 'check_tensors', 'load_plain',
-           'plain_cost', 'optimizer_tensors', 'load_optimizer', 'FullFT', 'LoRA', 'SMF', 'smf_loss', 'smf_begin_step',
-           'smf_prompts', 'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes', 'smf_optimizer_tensors',
-           'smf_load_optimizer', 'set_bank', 'CASM', 'casm_begin', 'stated', 'casm_reopen', 'slot_rows', 'slot_queries',
-           'predicting', 'casm_loss', 'casm_end', 'aim', 'casm_read', 'casm_answer', 'casm_answer_through',
-           'casm_tensors', 'halved', 'casm_state', 'casm_load', 'first_slots', 'casm_cost', 'make_method']
+           'by_length', 'losses', 'prompts_plain', 'continuations', 'answer_plain', 'logprobs', 'norms', 'perplexity',
+           'unsharded', 'sharded_like', 'Cost', 'trained_tensors', 'plain_state', 'check_method', 'check_tensors',
+           'load_plain', 'plain_cost', 'optimizer_tensors', 'load_optimizer', 'FullFT', 'LoRA', 'SMF', 'smf_losses',
+           'smf_begin_step', 'smf_prompts', 'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes',
+           'smf_optimizer_tensors', 'smf_load_optimizer', 'set_bank', 'CASM', 'casm_begin', 'stated', 'casm_reopen',
+           'slot_rows', 'slot_queries', 'casm_losses', 'casm_end', 'aim', 'casm_read', 'casm_answer',
+           'casm_answer_through', 'casm_tensors', 'halved', 'casm_state', 'casm_load', 'first_slots', 'casm_cost',
+           'make_method']
 
 # %% ../nbs/10_methods.ipynb #84097154
 import math
@@ -19,7 +20,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -28,7 +28,7 @@ from .adapter import add_slots, casm_layer, encode, memory_of, reading, slot_ban
 from .benchmark import times_stated
 from .checkpoint import State, hash_tensors
 from .facts import CasmError, Fact, Probe, answers_match, canonical, dated, document, is_document, to_fact
-from .generation import answer_logprob, answer_of, generate, hidden_norms
+from .generation import answer_logprob, answer_losses, answer_of, generate, hidden_norms, over_tokens, predicting
 from .memory import Access, lookup_hash, watching
 from .pretraining import LM, accesses, lookups, make_batch
 from .ranker import SCORES, count_rows, score_rows, select_rows, sum_counts, top_t
@@ -91,8 +91,13 @@ class Method:
     def begin_step(self, window: list[list[Item]]): "Called before the losses of a step that several micro-batches or processes make together"
 
     def loss(self, batch: list[Item]) -> torch.Tensor:
-        "Mean cross-entropy over the answers of a batch, a scalar"
-        return self.lm.model(**self.batch(batch)).loss
+        "Mean cross-entropy over the answers of a batch, a scalar; each of their tokens counts alike"
+        x = self.batch(batch)
+        return over_tokens(self.losses(batch, x), x["labels"])
+
+    def forward_losses(self, items: list[Item], x: dict[str, torch.Tensor]) -> torch.Tensor:
+        "`answer_losses` of the batch `x` that `items` make, each read as the method reads it, by one forward"
+        return answer_losses(self.lm.model, x)
 
     def after_step(self): "Called when the optimiser has stepped"
 
@@ -115,24 +120,40 @@ def count_targets(method: Method, items: list[Item]) -> int:
     "Tokens over which the loss of `items` is a mean"
     return int((method.batch(items)["labels"][:, 1:] >= 0).sum())
 
+# %% ../nbs/10_methods.ipynb #f6c81d37
+def by_length(lengths: list[int]) -> list[list[int]]:
+    "The places of a batch in two parts, the short and the long, cut where they are padded least; in one if that saves less than a tenth"
+    order, n, longest = sorted(range(len(lengths)), key=lengths.__getitem__), len(lengths), max(lengths)
+    saved, cut = max((k * (longest - lengths[order[k - 1]]), k) for k in range(1, n + 1))
+    return [order[:cut], order[cut:]] if 10 * saved >= n * longest else [list(range(n))]
+
+def losses(method: Method, items: list[Item], x: dict[str, torch.Tensor]) -> torch.Tensor:
+    "`forward_losses` of the batch `x` that `items` make, in one or two parts: float32 (B,)"
+    where = next(method.lm.model.parameters())
+    # a GPU takes hardly longer for more tokens, and processes that keep weights in parts must make the same number of passes
+    whole = where.device.type != "cpu" or isinstance(where, DTensor)
+    lengths = x["attention_mask"].sum(1).tolist()
+    parts = [list(range(len(items)))] if whole else by_length(lengths)
+    each = [method.forward_losses([items[i] for i in at], {k: v[at, :max(lengths[i] for i in at)] for k, v in x.items()}) for at in parts]
+    return torch.cat(each)[torch.tensor(sum(parts, []), device=where.device).argsort()]
+
+Method.losses = losses
+
 # %% ../nbs/10_methods.ipynb #0085347c
 def prompts_plain(method: Method, questions: list[str], as_of: list[str | None]) -> tuple[list[str], list | None]:
     "What the model is asked, and the slots each prompt is read through (None: no slots); a question without a date is asked about the last period"
     now = method.periods[-1] if method.periods else None
     return [dated(q, time_scope(q, t, now)) for q, t in zip(questions, as_of)], None
 
-def continuations(
-    method: Method, questions: list[str], as_of: list[str | None],
-    max_new_tokens: int | None = None,  # None: as many as `generate` allows an answer
-) -> list[str]:
-    "Greedy continuations of the questions, each read as the method would read it"
+def continuations(method: Method, questions: list[str], as_of: list[str | None], max_new_tokens: int) -> list[str]:
+    "Greedy continuations of the questions, each read as the method would read it, however many lines they have"
     prompts, slots = method.prompts(questions, as_of)
-    most = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-    return generate(method.lm.model, method.lm.tokenizer, prompts, slots, progress=f"{method.name} answers", **most)
+    return generate(method.lm.model, method.lm.tokenizer, prompts, slots, max_new_tokens, progress=f"{method.name} continues", one_line=False)
 
 def answer_plain(method: Method, questions: list[str], as_of: list[str | None]) -> list[Answer]:
     "Greedy answers, whatever the question through the same weights"
-    return [Answer(answer_of(t)) for t in method.continuations(questions, as_of)]
+    texts = generate(method.lm.model, method.lm.tokenizer, *method.prompts(questions, as_of), progress=f"{method.name} answers")
+    return [Answer(answer_of(t)) for t in texts]
 
 def logprobs(method: Method, questions: list[str], as_of: list[str | None], answers: list[str]) -> list[float]:
     "Natural log-probability of a given answer to each question, read as the method would read the question"
@@ -284,9 +305,8 @@ class SMF(Method):
         self.waiting = 0
 
 # %% ../nbs/10_methods.ipynb #0af85cc5
-def smf_loss(method: SMF, batch: list[Item]) -> torch.Tensor:
-    "The loss of a batch, whose forward pass selects the rows that this step trains, unless they have been selected"
-    x = tensors_of(method, batch)
+def smf_losses(method: SMF, batch: list[Item], x: dict[str, torch.Tensor]) -> torch.Tensor:
+    "The losses of a batch, whose one forward pass selects the rows that this step trains, unless they have been selected"
     memory, bank, mask = memory_of(method.lm.model), method.bank, x["attention_mask"].bool()
     chosen, training = len(bank.trained) > 0, torch.is_grad_enabled()
     if training and chosen and not method.waiting: raise CasmError("a second loss before after_step(): give begin_step() all micro-batches of the step before their losses")
@@ -298,7 +318,7 @@ def smf_loss(method: SMF, batch: list[Item]) -> torch.Tensor:
         select(bank, 0, select_rows(access.rows[mask], method.lm.stats, method.rows, method.score), method.rows)
         method.selecting += time.perf_counter() - start
     with watching(memory, choose), reading(method.lm.model, torch.zeros(len(batch), dtype=torch.int64, device=mask.device)):
-        return method.lm.model(**x).loss
+        return method.forward_losses(batch, x)
 
 # %% ../nbs/10_methods.ipynb #d6c35a14
 def smf_begin_step(method: SMF, window: list[list[Item]]):
@@ -316,7 +336,7 @@ def smf_prompts(method: SMF, questions, as_of) -> tuple[list[str], list[int]]:
     "Every question is read through the shared slot"
     return prompts_plain(method, questions, as_of)[0], [0] * len(questions)
 
-SMF.loss, SMF.begin_step, SMF.prompts = smf_loss, smf_begin_step, smf_prompts
+SMF.losses, SMF.begin_step, SMF.prompts = smf_losses, smf_begin_step, smf_prompts
 
 # %% ../nbs/10_methods.ipynb #1be8b52e
 def smf_tensors(method: SMF) -> dict[str, torch.Tensor]:
@@ -457,15 +477,11 @@ def slot_queries(method: CASM, items: list[Item]) -> torch.Tensor:
     x = tensors_of(method, items)
     return lookups(method.lm.model, x, predicting(x["labels"]))[0].query
 
-def predicting(labels: torch.Tensor) -> torch.Tensor:
-    "Positions at which a labelled token is predicted: i predicts token i + 1. bool (B, T)"
-    return F.pad(labels[:, 1:] >= 0, (0, 1))
-
 # %% ../nbs/10_methods.ipynb #ccc9a523
-def casm_loss(method: CASM, batch: list[Item]) -> torch.Tensor:
-    "The loss of a batch, each passage read through its own fact's slot"
-    slots = torch.tensor([method.slot_of[i.fact] for i in batch], device=next(method.lm.model.parameters()).device)
-    with reading(method.lm.model, slots): return method.lm.model(**tensors_of(method, batch)).loss
+def casm_losses(method: CASM, items: list[Item], x: dict[str, torch.Tensor]) -> torch.Tensor:
+    "The losses of a batch, each passage read through its own fact's slot"
+    slots = torch.tensor([method.slot_of[i.fact] for i in items], device=x["input_ids"].device)
+    with reading(method.lm.model, slots): return answer_losses(method.lm.model, x)
 
 def casm_end(method: CASM):
     "Commit the slots, in half precision, and the facts that they answer for"
@@ -498,7 +514,7 @@ def casm_answer_through(method: CASM, questions: list[str], as_of: list[str | No
 
 CASM.read, CASM.answer_through = casm_read, casm_answer_through
 CASM.prompts = lambda method, questions, as_of: aim(questions, method.router.route(questions, as_of))
-CASM.begin_period, CASM.reopen, CASM.loss, CASM.end_period, CASM.answer = casm_begin, casm_reopen, casm_loss, casm_end, casm_answer
+CASM.begin_period, CASM.reopen, CASM.forward_losses, CASM.end_period, CASM.answer = casm_begin, casm_reopen, casm_losses, casm_end, casm_answer
 
 # %% ../nbs/10_methods.ipynb #f4bdf735
 def casm_tensors(method: CASM) -> dict[str, torch.Tensor]:

@@ -6,9 +6,9 @@
 __all__ = ['SYLLABLES', 'QUALIFIERS', 'NOUNS', 'PLACES', 'RESERVED', 'YEARS', 'TINY', 'plain_word', 'any_word', 'free_token',
            'world_entity', 'world_value', 'fresh_value', 'world_relation', 'background_world', 'render_at',
            'train_tokenizer', 'new_tiny', 'make_batch', 'train_steps', 'sample_world', 'writable_tokens', 'echo',
-           'sample_pretraining', 'closed_batch', 'accesses', 'lookups', 'LookedUp', 'by_text', 'read_batch',
-           'each_forward', 'background_stats', 'empty_stats', 'add_texts', 'resume_stats', 'world_texts', 'LM',
-           'save_lm', 'save_whole', 'load_lm', 'cut', 'halves', 'text_losses', 'perplexity', 'only', 'layer_inputs',
+           'sample_pretraining', 'closed_batch', 'accesses', 'lookups', 'LookedUp', 'by_text', 'each_forward',
+           'background_stats', 'empty_stats', 'add_texts', 'resume_stats', 'world_texts', 'LM', 'save_lm', 'save_whole',
+           'load_lm', 'cut', 'halves', 'text_losses', 'read_batch', 'perplexity', 'only', 'layer_inputs',
            'WarmupReport', 'skew', 'split_background', 'check_warmup', 'fresh_memory', 'in_turn', 'warmup',
            'train_memory', 'pretrain_tiny', 'pretrain_period_one']
 
@@ -29,6 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .adapter import MemoryMLP, attach, decoder_layers, detach, encode, memory_of, pad_id
 from .facts import BACKGROUND_FORMS, CasmError, Fact, UNSEEN_FORM, contains, question, render
+from .generation import answer_losses, predicting
 from .language import load_backbone, model_path
 from .memory import Access, MemoryConfig, SparseMemory, access_share, load_memory, lookup_hash, record_access, save_memory, watching, whiten_queries
 from .ranker import BackgroundStats, chain
@@ -220,13 +221,6 @@ def by_text(got: list[Access], mask: torch.Tensor) -> list[torch.Tensor]:
     "What all readers looked up, text by text"
     return [r.flatten() for r in torch.cat([a.rows for a in got], 1).split(mask.sum(1).tolist())]
 
-@torch.no_grad()
-def read_batch(model, batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
-    "The accesses of a batch of whole texts and its logits, by one forward"
-    mask = batch["attention_mask"].bool()
-    with record_access(memory_of(model), mask) as got: logits = model(**batch).logits
-    return by_text(got, mask), logits
-
 # %% ../nbs/08_pretraining.ipynb #f8539f1e
 @torch.no_grad()
 def each_forward(model, tokenizer, texts: list[str], read, at_once: int = 64, progress: str | None = None):
@@ -355,11 +349,19 @@ def halves(text: str) -> list[str]:
     return [text[:at].strip(), text[at:].strip()]
 
 # %% ../nbs/08_pretraining.ipynb #579b5efc
-def text_losses(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[float, int]:
-    "What a batch of texts costs, in nats, and in how many tokens: all but padding and each text's first"
-    want = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)[:, 1:]
-    nats = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), want, ignore_index=-100, reduction="none")
-    return nats.double().sum().item(), int((want >= 0).sum())
+@torch.no_grad()
+def text_losses(model, batch: dict[str, torch.Tensor]) -> tuple[float, int]:
+    "What a batch of whole texts costs a model, in nats, and in how many tokens: all but padding and each text's first"
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    tokens = predicting(labels).sum(1)
+    return (answer_losses(model, batch | {"labels": labels}).double() * tokens).sum().item(), int(tokens.sum())
+
+def read_batch(model, batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[float, int]]:
+    "The accesses of a batch of whole texts, none without a memory, and its `text_losses`, by one forward"
+    if not any(isinstance(m, MemoryMLP) for m in model.modules()): return [], text_losses(model, batch)
+    mask = batch["attention_mask"].bool()
+    with record_access(memory_of(model), mask) as got: cost = text_losses(model, batch)
+    return by_text(got, mask), cost
 
 def perplexity(
     model, tokenizer, texts: list[str], at_once: int = 8,  # background batches of 8 texts to a forward
@@ -367,10 +369,7 @@ def perplexity(
 ) -> float:
     "Perplexity of a causal LM, with a memory or without, on whole texts"
     nats = tokens = 0
-    bare = not any(isinstance(m, MemoryMLP) for m in model.modules())
-    read = (lambda model, x: ([], model(**x).logits)) if bare else read_batch
-    for chunk, x, (rows, logits) in each_forward(model, tokenizer, texts, read, at_once * 8, "perplexity"):
-        cost = text_losses(logits, x)
+    for chunk, _, (rows, cost) in each_forward(model, tokenizer, texts, read_batch, at_once * 8, "perplexity"):
         nats, tokens = nats + cost[0], tokens + cost[1]
         if stats is not None: add_texts(stats, chunk, rows)
     return math.exp(nats / tokens) if nats / tokens < 700 else math.inf
