@@ -16,7 +16,7 @@ FLOORS = [
     {"generation", "pretraining"},
     {"methods", "baselines"},
     {"trainer", "evaluation"},
-    {"experiments", "report", "temporal_lm", "lm_eval"},
+    {"experiments", "report", "temporal_lm", "lm_eval", "edits"},
     {"cli", "data_cli", "eval_cli"},
 ]
 
@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "methods": below(5), "baselines": below(5) | {"methods"},
     "trainer": {"facts", "methods", "checkpoint"}, "evaluation": {"facts", "benchmark", "generation"},
     "experiments": below(7), "report": {"facts", "evaluation"}, "temporal_lm": below(7),
+    "edits": {"facts", "adapter", "datasets", "checkpoint", "generation", "evaluation"},
     "lm_eval": below(7) | {"experiments", "temporal_lm"},
     "cli": below(8) | {"data_cli", "eval_cli"}, "eval_cli": below(8), "data_cli": {"facts", "benchmark", "gemini", "datasets"},
 }
