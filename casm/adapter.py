@@ -9,7 +9,7 @@ __all__ = ['FLAT', 'USE', 'MemoryMLP', 'FingerprintMLP', 'decoder_layers', 'chec
            'leave_out_open', 'flatten', 'load_banks', 'drop', 'delete_bank', 'move_banks', 'available', 'check_name',
            'CasmModel', 'find_memory', 'reading', 'register', 'add_slots', 'casm_layer', 'slot_bank', 'use_bank',
            'bank_memory', 'Heard', 'fingerprints', 'save_adapter', 'save_only', 'load_adapter', 'check_file', 'pad_id',
-           'encode']
+           'Turn', 'encode', 'turn_ids', 'turn_end', 'encode_pairs']
 
 # %% ../nbs/06_adapter.ipynb #34033d0e
 import enum
@@ -589,10 +589,42 @@ def check_file(folder: Path, config: CasmConfig, modules: set[str]):
 # %% ../nbs/06_adapter.ipynb #7c09689d
 def pad_id(tokenizer) -> int: return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
+class Turn(str):
+    "What a person says to an instruct model: a prompt that is encoded through the tokenizer's chat template."
+
 def encode(tokenizer, texts: list[str]) -> list[list[int]]:
-    "Token ids of texts as the model is trained on them; raises `ValueError` when one is empty"
-    ids = tokenizer(list(texts))["input_ids"] if texts else []
+    "Token ids of texts as the model is trained on them, of a `Turn` with all that the chat template puts around it; raises `ValueError` when one is empty"
+    if any(not t.strip() for t in texts): raise ValueError("prompts: one is empty; every prompt needs some text")
+    plain = [t for t in texts if not isinstance(t, Turn)]
+    ids = iter(tokenizer(plain)["input_ids"] if plain else [])
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    ids = [x[:-1] if len(x) > 1 and x[-1] == eos else x for x in ids]            # a tokenizer that closes every text
-    if any(len(x) == 0 or x == [bos] for x in ids): raise ValueError("prompts: one is empty; every prompt needs some text")
-    return ids
+    def of_text(x):
+        x = x[:-1] if len(x) > 1 and x[-1] == eos else x                         # a tokenizer that closes every text
+        if len(x) == 0 or x == [bos]: raise ValueError("prompts: one is empty; every prompt needs some text")
+        return x
+    return [turn_ids(tokenizer, t) if isinstance(t, Turn) else of_text(next(ids)) for t in texts]
+
+def turn_ids(tokenizer, turn: str) -> list[int]:
+    "A turn of a chat up to where the model's reply begins"
+    return tokenizer.apply_chat_template([{"role": "user", "content": str(turn)}], add_generation_prompt=True, return_dict=False)
+
+def turn_end(tokenizer) -> int:
+    "The token that closes a reply: the one that the chat template puts behind it, else the tokenizer's end"
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rest = tokenizer.apply_chat_template(chat, tokenize=False).rpartition("b")[2]
+    return next(iter(tokenizer(rest, add_special_tokens=False)["input_ids"]), tokenizer.eos_token_id)
+
+def encode_pairs(
+    tokenizer, pairs: list[tuple[str, str]],  # (prompt, answer), the answer with its leading space; a prompt may be empty
+    end: bool = True,  # whether the token that ends a text or a reply comes behind the answer
+) -> list[tuple[list[int], list[int]]]:
+    "Token ids of prompts and of the answers behind them"
+    texts = iter(encode(tokenizer, [p + a for p, a in pairs if not isinstance(p, Turn)]))
+    heads = iter(encode(tokenizer, [p for p, _ in pairs if p]))
+    closing, out = turn_end(tokenizer) if any(isinstance(p, Turn) for p, _ in pairs) else None, []
+    for p, a in pairs:
+        head = next(heads) if p else []
+        if isinstance(p, Turn): answer, last = tokenizer(a.strip(), add_special_tokens=False)["input_ids"], closing
+        else: answer, last = next(texts)[len(head):], tokenizer.eos_token_id
+        out.append((head, answer + [last] * end))
+    return out

@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .adapter import MemoryMLP, attach, decoder_layers, detach, encode, memory_of, pad_id
+from .adapter import MemoryMLP, Turn, attach, decoder_layers, detach, encode, encode_pairs, memory_of, pad_id
 from .facts import BACKGROUND_FORMS, CasmError, Fact, UNSEEN_FORM, contains, question, render
 from .generation import answer_losses, predicting
 from .language import load_backbone, model_path
@@ -134,9 +134,8 @@ def new_tiny(vocab_size: int, seed: int = 0, n_keys: int = 128) -> LlamaForCausa
 # %% ../nbs/08_pretraining.ipynb #8e03cdab
 def make_batch(tokenizer, pairs: list[tuple[str, str]], device="cpu", whole: bool = False) -> dict[str, torch.Tensor]:
     "`input_ids`, `attention_mask` and `labels` (B, T) of (prompt, answer) pairs; labels are -100 on padding and, unless `whole`, on prompts."
-    full = [x + [tokenizer.eos_token_id] for x in encode(tokenizer, [p + a for p, a in pairs])]
-    heads = iter(encode(tokenizer, [p for p, _ in pairs if p]))
-    begin = [len(next(heads)) if p and not whole else 0 for p, _ in pairs]
+    both = encode_pairs(tokenizer, pairs)
+    full, begin = [head + answer for head, answer in both], [0 if whole else len(head) for head, _ in both]
     width = max(map(len, full))
     ids = torch.tensor([x + [pad_id(tokenizer)] * (width - len(x)) for x in full])
     mask = torch.tensor([[1] * len(x) + [0] * (width - len(x)) for x in full])
@@ -276,12 +275,21 @@ def world_texts(world: list[Fact], n: int, seed: int = 0) -> list[str]:
 # %% ../nbs/08_pretraining.ipynb #f6c8b2d9
 @dataclass
 class LM:
-    "A causal language model with a memory, its tokenizer and its background statistics."
+    "A causal language model, its tokenizer, and, if it has a memory of its own, the statistics of that on a background."
     model: torch.nn.Module
     tokenizer: object
-    stats: BackgroundStats
+    stats: BackgroundStats | None
     name: str  # where it came from
     facts: tuple[Fact, ...] = ()  # what period 1 taught it
+
+    @property
+    def tiny(self) -> bool:
+        "Whether this is the model of the package, which knows the sentences of its own world alone"
+        return self.name == "tiny"
+
+    def asked(self, prompts: list[str]) -> list[str]:
+        "Prompts as they are put to the model: an instruct model's as turns of a chat"
+        return [Turn(p) for p in prompts] if self.tokenizer.chat_template else prompts
 
 # %% ../nbs/08_pretraining.ipynb #1234b8d8
 def save_lm(lm: LM, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
