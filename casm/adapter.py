@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .memory import Access, MemoryConfig, SparseMemory, load_memory, memory_hash, save_memory
-from .slots import SlotBank, flat_hash, from_flat, read_slots, share_read, to_flat
+from .slots import PART, SlotBank, flat_hash, from_flat, read_slots, share_read, to_flat
 
 # %% ../nbs/06_adapter.ipynb #e3ca20c7
 class MemoryMLP(nn.Module):
@@ -302,8 +302,8 @@ def put_bank(layer: CasmLayer, name: str, bank: SlotBank) -> SlotBank:
     c = layer.base_layer.memory.config
     if (bank.num_rows, bank.dim) != (c.num_rows, c.value_dim):
         raise ValueError(f"bank of {bank.num_rows} rows of width {bank.dim}: the memory has {c.num_rows} rows of width {c.value_dim}; give a bank over this memory")
-    if len(bank.marks) and int(bank.marks.max()) >= c.fingerprint ** 2:
-        raise ValueError(f"bank has marks up to fine row {int(bank.marks.max())}: the memory has {c.fingerprint ** 2} fine rows; give a bank over this memory")
+    if len(bank.marks) and (last := int((bank.marks % PART).max())) >= c.fingerprint ** 2:
+        raise ValueError(f"bank has marks up to fine row {last}: the memory has {c.fingerprint ** 2} fine rows; give a bank over this memory")
     if bank.param is not None: raise ValueError("bank has a parameter of its own: commit() it first")
     layer.drop(name)
     bank.home, bank.key = layer.casm_open, name

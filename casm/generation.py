@@ -189,6 +189,7 @@ def answer_scores(
     prompts: list[str], answers: list[str],  # the text that follows each prompt, with its leading space
     slots: list[int | tuple[int, int]] | None = None,  # as for `generate`
     batch_size: int = 128,
+    everywhere: bool = False,  # as for `generate`
 ) -> list[tuple[float, bool]]:  # natural log-probability of each answer given its prompt, summed over its tokens; is it the greedy continuation?
     "How likely given answers are, in batches of equal length."
     both = encode_pairs(tokenizer, list(zip(prompts, answers, strict=True)), end=False)
@@ -199,16 +200,17 @@ def answer_scores(
     for batch in equal_lengths(full, batch_size):
         x, begin = torch.tensor([full[i] for i in batch], device=device), torch.tensor([len(heads[i]) for i in batch], device=device)
         mask = predicting(x.masked_fill(torch.arange(x.shape[1], device=device) < begin[:, None], -100))
-        with reading(model, None if each is None else each[batch], begin - 1): logits = logits_at(model, {"input_ids": x}, mask)
+        with reading(model, None if each is None else each[batch], None if everywhere else begin - 1): logits = logits_at(model, {"input_ids": x}, mask)
         want, said = x[:, 1:][mask[:, :-1]], mask.sum(1).tolist()
         logp, greedy = (-F.cross_entropy(logits, want, reduction="none")).split(said), (logits.argmax(-1) == want).split(said)
         for i, p, g in zip(batch, logp, greedy): out[i] = p.sum().item(), g.all().item()
     model.train(was_training)
     return out
 
-def answer_logprob(model, tokenizer, prompts: list[str], answers: list[str], slots: list | None = None, batch_size: int = 128) -> list[float]:
+def answer_logprob(model, tokenizer, prompts: list[str], answers: list[str], slots: list | None = None, batch_size: int = 128,
+                   everywhere: bool = False) -> list[float]:
     "The log-probabilities of `answer_scores`."
-    return [p for p, _ in answer_scores(model, tokenizer, prompts, answers, slots, batch_size)]
+    return [p for p, _ in answer_scores(model, tokenizer, prompts, answers, slots, batch_size, everywhere)]
 
 # %% ../nbs/07_generation.ipynb #ec475218
 @torch.no_grad()

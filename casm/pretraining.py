@@ -8,7 +8,7 @@ __all__ = ['SYLLABLES', 'QUALIFIERS', 'NOUNS', 'PLACES', 'RESERVED', 'YEARS', 'T
            'train_tokenizer', 'new_tiny', 'make_batch', 'train_steps', 'sample_world', 'writable_tokens', 'echo',
            'sample_pretraining', 'closed_batch', 'accesses', 'lookups', 'LookedUp', 'by_text', 'each_forward',
            'background_stats', 'empty_stats', 'add_texts', 'resume_stats', 'world_texts', 'LM', 'save_lm', 'save_whole',
-           'load_lm', 'cut', 'halves', 'text_losses', 'read_batch', 'perplexity', 'only', 'layer_inputs',
+           'load_lm', 'fit_memory', 'cut', 'halves', 'text_losses', 'read_batch', 'perplexity', 'only', 'layer_inputs',
            'WarmupReport', 'skew', 'split_background', 'check_warmup', 'fresh_memory', 'in_turn', 'warmup',
            'train_memory', 'pretrain_tiny', 'pretrain_period_one']
 
@@ -18,7 +18,7 @@ import math
 import random
 import shutil
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ from .adapter import MemoryMLP, Turn, attach, decoder_layers, detach, encode, en
 from .facts import BACKGROUND_FORMS, CasmError, Fact, UNSEEN_FORM, contains, question, render
 from .generation import answer_losses, predicting
 from .language import load_backbone, model_path
-from .memory import Access, MemoryConfig, SparseMemory, access_share, load_memory, lookup_hash, record_access, save_memory, watching, whiten_queries
+from .memory import Access, MemoryConfig, SparseMemory, access_share, load_memory, lookup_hash, memory_hash, record_access, save_memory, watching, whiten_queries
 from .ranker import BackgroundStats, chain
 
 # %% ../nbs/08_pretraining.ipynb #a4846903
@@ -281,6 +281,7 @@ class LM:
     stats: BackgroundStats | None
     name: str  # where it came from
     facts: tuple[Fact, ...] = ()  # what period 1 taught it
+    background: list[str] | None = None  # texts that a memory for it is fitted to; None: sentences of the background world
 
     @property
     def tiny(self) -> bool:
@@ -293,15 +294,16 @@ class LM:
 
 # %% ../nbs/08_pretraining.ipynb #1234b8d8
 def save_lm(lm: LM, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-    "Write the backbone, the tokenizer and `memory/` into `folder`; the model in memory is left as it was"
+    "Write the backbone, the tokenizer and, if the model has one of its own, `memory/` into `folder`; the model in memory is left as it was"
     folder = Path(folder)
-    memory = detach(lm.model)
+    memory = detach(lm.model) if lm.stats else None
     try:
         backbone = lm.model if dtype is None else type(lm.model)(lm.model.config).to(dtype)
         if dtype is not None: backbone.load_state_dict(lm.model.state_dict())
         backbone.save_pretrained(folder); lm.tokenizer.save_pretrained(folder)
-    finally: attach(lm.model, memory)
-    save_memory(memory, folder / "memory", lm.stats.tensors(), dtype)
+    finally:
+        if memory: attach(lm.model, memory)
+    if memory: save_memory(memory, folder / "memory", lm.stats.tensors(), dtype)
     return folder
 
 def save_whole(lm: LM, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
@@ -321,10 +323,9 @@ TINY = Path(__file__).parent / "tiny" if "__file__" in globals() else Path("../c
 
 def load_lm(
     name: str | Path | None = None,  # folder written by `save_lm`, or as for `load_backbone`; None is the tiny model in the package
-    background: list[str] | None = None,  # texts for the statistics of a fresh memory; None: sentences of the background world
-    seed: int = 0,  # of a fresh memory's keys
+    background: list[str] | None = None,  # texts that a memory for it is fitted to; None: sentences of the background world
 ) -> LM:
-    "Load a model in float32, with its memory or with a fresh one. Raises `CasmError` with what to do when it can't be had."
+    "Load a model in float32, with its memory if it has one. Raises `CasmError` with what to do when it can't be had."
     path = TINY if name is None else Path(model_path(name))
     if (path / "memory").is_dir():
         model, tokenizer = load_backbone(path)
@@ -332,12 +333,45 @@ def load_lm(
         stats = BackgroundStats.from_tensors(extra, path / "memory")
         attach(model, memory)
         stats.check(memory.config.num_rows, lookup_hash(memory))
-        return LM(model.eval(), tokenizer, stats, str(name or "tiny"))
-    model, tokenizer = load_backbone(name)
-    torch.manual_seed(seed)
-    attach(model, SparseMemory(MemoryConfig(model.config.hidden_size)))
-    texts = world_texts(background_world(), 8000) if background is None else background
-    return LM(model.eval(), tokenizer, background_stats(model, tokenizer, texts), str(name))
+        return LM(model.eval(), tokenizer, stats, str(name or "tiny"), background=background)
+    model, tokenizer = load_backbone(path)
+    return LM(model.eval(), tokenizer, None, str(name), background=background)
+
+# %% ../nbs/08_pretraining.ipynb #0ac1c4e9
+@torch.no_grad()
+def fit_memory(
+    lm: LM,  # gets the memory attached
+    n_keys: int,  # half-keys per half; coarse for private slots, fine for a shared one
+    layers: tuple[int, ...] | None = None,  # None: two thirds up
+    fingerprint: int = 0,  # half-keys per half of the fingerprint's lookup, near the bottom; 0: none
+    seed: int = 0,  # of the keys
+) -> SparseMemory:
+    "Attach a memory with a scale. Raises `ValueError` when it can't fit, or the texts hold too few tokens."
+    decoder, width = decoder_layers(lm.model), lm.model.config.get_text_config().hidden_size
+    layers = layers or (2 * len(decoder) // 3,)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        memory = SparseMemory(MemoryConfig(width, n_keys, top_k=min(8, n_keys ** 2), layers=layers, scale=1., fingerprint=fingerprint,
+                                           fingerprint_layer=max(1, len(decoder) // 15)))
+    detach(attach(lm.model, memory))                                           # which refuses what can't fit
+    texts = world_texts(background_world(), 4 * width // 10) if lm.background is None else lm.background
+    places, got, mask = [*layers, *[memory.config.fingerprint_layer] * bool(fingerprint)], {}, [None]
+    def keep(name): return lambda _, args, out=None: got.setdefault(name, []).append((args[0] if out is None else out[0] if isinstance(out, tuple) else out)[mask[0]].cpu())
+    hooks = [decoder[p].mlp.register_forward_pre_hook(keep(p)) for p in places] + [decoder[layers[0]].register_forward_hook(keep("residual"))]
+    try:
+        for i in range(0, len(texts), 16):
+            x = closed_batch(lm.tokenizer, [t[:2000] for t in texts[i:i + 16]], next(lm.model.parameters()).device)
+            mask[0] = x["attention_mask"].bool()
+            lm.model(**x, logits_to_keep=1)
+            if sum(map(len, got[layers[0]])) >= 4 * width: break
+    finally:
+        for h in hooks: h.remove()
+    for reader, p in zip([*memory.readers, *([memory.fine] if fingerprint else [])], places): whiten_queries(reader, torch.cat(got[p]))
+    rms = torch.cat(got["residual"]).float().square().mean(-1).sqrt().median().item()
+    if not 0 < rms < math.inf: raise ValueError(f"hidden states of layer {layers[0]} have a median root mean square of {rms}: the model is broken")
+    memory.config = replace(memory.config, scale=rms)
+    attach(lm.model, memory.requires_grad_(False).eval())
+    return memory
 
 # %% ../nbs/08_pretraining.ipynb #137b98a7
 def cut(
@@ -531,5 +565,6 @@ def pretrain_period_one(
     def sample(rng): return told(rng) + replayed(rng)
     train_steps(lm.model, lm.tokenizer, sample, max(min_steps, epochs * len(pairs) // batch), lr, seed, label="period 1")
     texts = world_texts(background_world(), 8000, seed) if background is None else background
-    lm.stats, lm.facts = background_stats(lm.model, lm.tokenizer, texts), tuple(facts)
+    if lm.stats: lm.stats = background_stats(lm.model, lm.tokenizer, texts)
+    lm.facts = tuple(facts)
     return lm

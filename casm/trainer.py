@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'ELSEWHERE', 'SIGNALS', 'PREEMPTED', 'ANOTHER', 'GROWS', 'setting', 'TrainConfig', 'check_setting',
-           'identity', 'read_setting', 'read_yaml', 'layered', 'schedule', 'passes', 'batches', 'keep_passages',
-           'first_wordings', 'Job', 'split', 'step_loss', 'take_step', 'lower', 'over_processes', 'sum_gradients',
-           'train_period', 'new_job', 'begin_job', 'resume_job', 'job_state', 'accelerator_here', 'device_of',
-           'check_place', 'Preempted', 'Stop', 'random_states', 'set_random_states', 'Sharded', 'Loop', 'take_over',
-           'save', 'after_step', 'finish', 'log', 'asked', 'last_period', 'figures', 'peak_bytes', 'train', 'writing',
-           'plan_of']
+           'identity', 'read_setting', 'read_yaml', 'layered', 'schedule', 'passes', 'batches', 'groups', 'group_steps',
+           'steps_of', 'count_steps', 'keep_passages', 'first_wordings', 'Job', 'split', 'step_loss', 'take_step',
+           'lower', 'over_processes', 'sum_gradients', 'train_period', 'new_job', 'begin_job', 'resume_job',
+           'job_state', 'accelerator_here', 'device_of', 'check_place', 'Preempted', 'Stop', 'random_states',
+           'set_random_states', 'Sharded', 'Loop', 'take_over', 'save', 'after_step', 'finish', 'log', 'asked',
+           'last_period', 'figures', 'peak_bytes', 'train', 'writing', 'plan_of']
 
 # %% ../nbs/13_trainer.ipynb #a79c6426
 import base64
@@ -60,9 +60,10 @@ class TrainConfig:
     epochs: int = setting(16, "passes over each period's passages", low=1)
     min_steps: int = setting(64, "optimiser steps a period gets at least, by more passes when it is small", low=1)
     batch_size: int = setting(32, "passages per optimiser step, all processes together", low=1)
+    per_fact: int = setting(6, "passages of one fact per optimiser step, for a method that teaches each fact by itself", low=1)
     accumulate: int = setting(1, "parts in which each process computes its share of a step, to save memory", low=1)
     weight_decay: float = setting(0., "decoupled weight decay", low=0)
-    grad_clip: float = setting(1., "largest gradient norm", above=0)
+    grad_clip: float = setting(1., "largest gradient norm; a method that teaches each fact by itself does without", above=0)
     warmup: float = setting(.1, "share of a period's steps that warm up", low=0, most=1)
     precision: str = setting("no", "lower precision of the forward pass; the weights stay in float32", choices=("no", "bf16", "fp16"))
     deduplicate: bool = setting(False, "train a passage that a period repeats only once")
@@ -153,6 +154,37 @@ def batches(items: list[Item], config: TrainConfig, period: str):
         order = rng.sample(items, len(items))
         yield from (order[i:i + config.batch_size] for i in range(0, len(order), config.batch_size))
 
+def groups(items: list[Item], config: TrainConfig) -> list[list[list[Item]]]:
+    "The passages of each fact, as many facts to a group as a batch holds"
+    told, n = {}, max(1, config.batch_size // config.per_fact)
+    for i in items: told.setdefault(i.fact, []).append(i)
+    each = list(told.values())
+    return [each[i:i + n] for i in range(0, len(each), n)]
+
+def group_steps(group: list[list[Item]], config: TrainConfig) -> tuple[int, int]:
+    "Steps of a group in an epoch, and in all"
+    one = max(math.ceil(len(told) / config.per_fact) for told in group)
+    return one, one * max(config.epochs, math.ceil(config.min_steps / one))
+
+def steps_of(method: Method, items: list[Item], config: TrainConfig, period: str):
+    "The steps of a period in order: each its batch, its place in its schedule and how many steps that has"
+    if not method.apart:
+        n = passes(items, config) * math.ceil(len(items) / config.batch_size)
+        yield from ((batch, step, n) for step, batch in enumerate(batches(items, config, period)))
+        return
+    for group in groups(items, config):
+        one, n = group_steps(group, config)
+        orders = [random.Random(f"{config.seed}-{told[0].fact}") for told in group]      # whoever learns beside it
+        for step in range(n):
+            if step % one == 0: drawn = [rng.sample(told, len(told)) for rng, told in zip(orders, group)]
+            at = step % one * config.per_fact
+            yield [i for told in drawn for i in told[at:at + config.per_fact]], step, n
+
+def count_steps(method: Method, items: list[Item], config: TrainConfig) -> int:
+    "How many `steps_of` there are"
+    if method.apart: return sum(group_steps(g, config)[1] for g in groups(items, config))
+    return passes(items, config) * math.ceil(len(items) / config.batch_size)
+
 # %% ../nbs/13_trainer.ipynb #227e5b92
 def keep_passages(items: list[Item], config: TrainConfig, period: str) -> list[Item]:
     "The passages of a period that its settings let through, in their order"
@@ -180,11 +212,12 @@ class Job:
     config: TrainConfig
     items: list[Item]  # those that train
     steps: int  # optimiser steps in all
-    tokens: int  # in all
+    lengths: dict[Item, int]  # tokens of each item
     device: torch.device
     optimizer: torch.optim.Optimizer | None = None
     scaler: torch.amp.GradScaler | None = None
     step: int = 0  # optimiser steps done
+    tokens: int = 0  # trained on so far
     loss: float | None = None  # of the last step
     seconds: float = 0.  # spent on the period so far, without checkpoints and evaluation
 
@@ -203,7 +236,7 @@ def step_loss(job: Job, batch: list[Item], accelerator: Accelerator) -> float:
             method.begin_step(mine)
             counts = [method.count_targets(p) if p else 0 for p in mine]
             total = over_processes(accelerator, sum(counts), job.device)
-            weights = [c / total for c in counts]
+            weights = [1. if method.apart else c / total for c in counts]      # sums add up, means are weighted
     job.optimizer.zero_grad()
     loss = 0.
     for part, w in zip(mine, weights):
@@ -214,16 +247,19 @@ def step_loss(job: Job, batch: list[Item], accelerator: Accelerator) -> float:
     if not job.config.shard: sum_gradients(method.parameters())
     return over_processes(accelerator, loss, job.device)
 
-def take_step(job: Job, batch: list[Item], accelerator: Accelerator):
-    "One optimiser step on a batch"
-    for group in job.optimizer.param_groups: group["lr"] = job.config.lr * schedule(job.step, job.steps, job.config.warmup)
-    job.loss = step_loss(job, batch, accelerator)
-    if not math.isfinite(job.loss): raise CasmError(f"loss is {job.loss} at step {job.step + 1} of period {job.period}: training diverged; take a lower lr")
+def take_step(job: Job, batch: list[Item], step: int, steps: int, accelerator: Accelerator):
+    "One optimiser step, the `step`-th of a schedule of `steps`, on what of a batch has something left to teach"
+    batch = job.method.still(batch)
+    job.step += 1
+    if not batch: return
+    job.tokens += sum(job.lengths[i] for i in batch)
+    for group in job.optimizer.param_groups: group["lr"] = job.config.lr * schedule(step, steps, job.config.warmup)
+    job.loss = step_loss(job, batch, accelerator) / (len(batch) if job.method.apart else 1)
+    if not math.isfinite(job.loss): raise CasmError(f"loss is {job.loss} at step {job.step} of period {job.period}: training diverged; take a lower lr")
     job.scaler.unscale_(job.optimizer)
-    torch.nn.utils.clip_grad_norm_(job.method.parameters(), job.config.grad_clip)
+    if not job.method.apart: torch.nn.utils.clip_grad_norm_(job.method.parameters(), job.config.grad_clip)
     job.scaler.step(job.optimizer); job.scaler.update()
     job.method.after_step()
-    job.step += 1
 
 # %% ../nbs/13_trainer.ipynb #8e80ed07
 def lower(job: Job):
@@ -259,11 +295,11 @@ def train_period(
     job = begin_job(method, period, items, config, accelerator) if left is None else resume_job(method, period, items, config, accelerator, *left)
     job.seconds += time.perf_counter() - start
     with tqdm(total=job.steps, initial=job.step, desc=f"{method.name} {period}", unit="step", leave=False, disable=not accelerator.is_main_process or not job.steps) as bar:
-        for batch in islice(batches(job.items, config, period), job.step, None) if job.steps else ():
+        for batch, step, steps in islice(steps_of(method, job.items, config, period), job.step, None) if job.steps else ():
             start = time.perf_counter()
-            take_step(job, batch, accelerator)
+            take_step(job, batch, step, steps, accelerator)
             job.seconds += time.perf_counter() - start
-            bar.set_postfix(loss=f"{job.loss:.3f}", tokens_s=f"{job.tokens * job.step / job.steps / job.seconds:.0f}", refresh=False)
+            bar.set_postfix(loss=f"{job.loss:.3f}", tokens_s=f"{job.tokens / job.seconds:.0f}", refresh=False)
             bar.update()
             after_step(job)
     start = time.perf_counter()
@@ -274,8 +310,8 @@ def train_period(
 # %% ../nbs/13_trainer.ipynb #9d37089a
 def new_job(method: Method, period: str, items: list[Item], config: TrainConfig, accelerator: Accelerator) -> Job:
     "The job of training an open period on `items`, before its first step"
-    steps = passes(items, config) * math.ceil(len(items) / config.batch_size)
-    job = Job(method, period, config, items, steps, passes(items, config) * method.count_tokens(items), device_of(config, accelerator))
+    steps, each = count_steps(method, items, config), list(dict.fromkeys(items))
+    job = Job(method, period, config, items, steps, dict(zip(each, method.token_counts(each))), device_of(config, accelerator))
     if steps:
         job.optimizer = method.optimizer(config.lr, config.weight_decay)
         job.scaler = torch.amp.GradScaler(job.device.type, enabled=config.precision == "fp16")
@@ -295,12 +331,12 @@ def resume_job(method, period, items, config, accelerator, kept: dict, memory: d
         raise CasmError(f"the checkpoint is within period {kept['period']} of {kept['steps']} steps; {period} has {job.steps}: resume with the passages and settings it was begun with")
     method.load_optimizer(job.optimizer, memory)
     if config.precision == "fp16": job.scaler.load_state_dict(kept["scaler"])
-    job.step, job.loss, job.seconds, method.selecting = kept["step"], kept["loss"], kept["seconds"], kept["selecting"]
+    job.step, job.loss, job.seconds, job.tokens, method.selecting = (kept[k] for k in ("step", "loss", "seconds", "tokens", "selecting"))
     return job
 
 def job_state(job: Job) -> tuple[dict, dict[str, torch.Tensor]]:
     "What `resume_job` needs, JSON-able, and what the optimiser remembers"
-    kept = {"period": job.period, "step": job.step, "steps": job.steps, "loss": job.loss, "seconds": job.seconds, "selecting": job.method.selecting, "scaler": job.scaler.state_dict()}
+    kept = {"period": job.period, "step": job.step, "steps": job.steps, "loss": job.loss, "seconds": job.seconds, "tokens": job.tokens, "selecting": job.method.selecting, "scaler": job.scaler.state_dict()}
     return kept, job.method.optimizer_tensors(job.optimizer)
 
 # %% ../nbs/13_trainer.ipynb #f95978bd
