@@ -126,10 +126,10 @@ def read_bank(folder: str | Path, name: str | None, num_rows: int, dim: int, mem
         flats.append(load_file(part.path))
         if wrong := misnamed(flats[-1]): raise CasmError(f"{part.path}: tensor {wrong[0]!r} is missing or too many; restore it")
         if flats[-1]["delta"].shape[1:] != (dim,): raise CasmError(f"{part.path}: delta of shape {tuple(flats[-1]['delta'].shape)}, the memory's rows are {dim} wide; restore it")
-        if "anchored" in flats[-1]: flats[-1]["anchored"] += part.first
+        if "marked" in flats[-1]: flats[-1]["marked"] += part.first
     sizes = torch.cat([torch.tensor([0]), *(f["offsets"].diff() for f in flats)])
-    anchors = {k: torch.cat(ts) for k in ("anchors", "anchored") if (ts := [f[k] for f in flats if k in f])}
-    bank = from_flat(num_rows, torch.cat([f["delta"].float() for f in flats]), torch.cat([f["rows"] for f in flats]), sizes.cumsum(0), **anchors)
+    marks = {k: torch.cat(ts) for k in ("marks", "marked") if (ts := [f[k] for f in flats if k in f])}
+    bank = from_flat(num_rows, torch.cat([f["delta"].float() for f in flats]), torch.cat([f["rows"] for f in flats]), sizes.cumsum(0), **marks)
     bank.stored, bank.kept = name, bank.num_slots
     return bank
 
