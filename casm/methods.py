@@ -67,11 +67,11 @@ def split_answer(item: Item) -> tuple[str, str]:
     return head, value + tail
 
 # %% ../nbs/10_methods.ipynb #4edf4579
-def lessons(lm: LM, fact: Fact, passage: str | None = None) -> list[Item]:
-    "The items that teach a fact to a model, the text that it was read in among them if there is one; of a document its text, dated and not"
+def lessons(tiny: bool, fact: Fact, passage: str | None = None) -> list[Item]:
+    "The items that teach a fact to the tiny model or to another, the text that it was read in among them if there is one; of a document its text, dated and not"
     if is_document(fact.key): return [Item(t, fact, fact.valid_from) for t in dict.fromkeys((fact.value, dated(fact.value, fact.valid_from)))]
     read = [Item(passage, fact, fact.valid_from)] if passage else []
-    if lm.tiny: return list(dict.fromkeys([Item(p.text, fact, fact.valid_from) for p in fact_passages([fact])] + read))
+    if tiny: return list(dict.fromkeys([Item(p.text, fact, fact.valid_from) for p in fact_passages([fact])] + read))
     return [Item(f"{w.prompt} {w.reply}", fact, fact.valid_from, w.reply) for w in wordings(fact)] + read
 
 # %% ../nbs/10_methods.ipynb #3a86b9a4

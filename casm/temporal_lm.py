@@ -280,7 +280,7 @@ def check_lengths(method: StoredCASM, lessons: list[Lesson | Outcome], records: 
     most = getattr(method.lm.model.config.get_text_config(), "max_position_embeddings", None)
     for i, x in enumerate(lessons):
         if most is None or isinstance(x, Outcome): continue
-        n = max(method.token_counts(lessons_of(method.lm, x.fact, x.passage)))
+        n = max(method.token_counts(lessons_of(method.lm.tiny, x.fact, x.passage)))
         if n > most: lessons[i] = Outcome("refused", records[i], None, None, None, f"{places[i]}: is {n} tokens long with what is taught around it, the model reads {most}; split it")
 
 TemporalLM.writing = writing
@@ -321,7 +321,7 @@ def refuse(lessons: list[Lesson | Outcome], skip_bad: bool):
 def teach(self: TemporalLM, lessons: list[Lesson], source: str | None, correct: bool) -> list[Outcome]:
     "Train the slots of lessons that can stand, and commit; an outcome each"
     m = self.method
-    items = list(dict.fromkeys(i for x in lessons for i in lessons_of(m.lm, x.fact, x.passage)))
+    items = list(dict.fromkeys(i for x in lessons for i in lessons_of(m.lm.tiny, x.fact, x.passage)))
     if not items: return []
     m.correct, m.source, m.passages = correct, source, {x.fact: x.passage for x in lessons if x.passage}
     with restored(m), torch.random.fork_rng(devices=[]):
