@@ -25,7 +25,7 @@ GRID = {  # method -> settings by name, then learning rates
     "lora": [({"rank": r, "alpha": 2 * r}, (5e-4, 1e-3, 2e-3)) for r in (4, 16, 64)],
     "smf": [({"rows": t, "score": s}, rates) for s, (t, rates) in product(SCORES, ((SMALL, (5e-2, 1e-1)), (MIDDLE, (2e-2, 5e-2)), (LARGE, (1e-2, 2e-2))))]
          + [({"rows": t, "score": "tfidf", "optimizer": "sgd"}, (10., 50., 100., 200.)) for t in (MIDDLE, LARGE)],
-    "casm": [({"rows": t}, (2e-1,)) for t in (48, 96)],
+    "casm": [({"rows": t, "quiet_below": .25}, (1e-1, 2e-1)) for t in (16, 64)],
 }
 KEPT = ("plasticity", "stability", "stability_never_changed", "history", "params_per_step", "seconds")
 

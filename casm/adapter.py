@@ -221,7 +221,8 @@ def heard(layer: CasmLayer, name: str, slots: torch.Tensor, now: Reading) -> tor
     if not now.gated or not len(bank.marks) or not least: return slots
     if name not in now.open:
         reads = layer.base_layer.memory.fingerprint(now.prompt).flatten(1)
-        now.open[name] = torch.stack([share_read(bank, s, reads) >= least for s in slots.reshape(len(slots), -1).unbind(1)], 1).view_as(slots)
+        each = slots.reshape(len(slots), -1).T.contiguous()
+        now.open[name] = torch.stack([share_read(bank, s, reads) >= least for s in each], 1).view_as(slots)
     return torch.where(now.open[name], slots, -1)
 
 def speaking(layer: CasmLayer, now: Reading, hidden: torch.Tensor) -> torch.Tensor:
@@ -411,10 +412,11 @@ class CasmModel(BaseTuner):
         layers = [m for m in self.model.modules() if isinstance(m, CasmLayer)]
         for x in layers: x.widened = True
         now, prompt = layers[0].now, kwargs.get("input_ids", args[0] if args else None)
-        if now is not None and now.start is None and prompt is not None and memory_of(self.model).config.scale is not None:
-            now.start = prompt.new_full((len(prompt),), prompt.shape[1] - 1)          # a slot speaks where the answer is given
+        late = now is not None and now.start is None and prompt is not None and memory_of(self.model).config.scale is not None
+        if late: now.start = prompt.new_full((len(prompt),), prompt.shape[1] - 1)     # a slot speaks where the answer is given
         try: return self.model.generate(*args, **kwargs)
         finally:
+            if late: now.start = None
             for x in layers: x.widened = False
 
     def _check_merge_allowed(self):

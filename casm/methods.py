@@ -174,8 +174,8 @@ def prompts_plain(method: Method, questions: list[str], as_of: list[str | None])
 def continuations(method: Method, questions: list[str], as_of: list[str | None], max_new_tokens: int) -> list[str]:
     "Greedy continuations of the questions, each read as the method would read it, however many lines they have"
     prompts, slots = method.prompts(questions, as_of)
-    return generate(method.lm.model, method.lm.tokenizer, prompts, slots, max_new_tokens, progress=f"{method.name} continues",
-                    one_line=False, everywhere=method.everywhere)
+    return generate(method.lm.model, method.lm.tokenizer, prompts, slots, max_new_tokens=max_new_tokens,
+                    progress=f"{method.name} continues", one_line=False, everywhere=method.everywhere)
 
 def answer_plain(method: Method, questions: list[str], as_of: list[str | None]) -> list[Answer]:
     "Greedy answers, whatever the question through the same weights"

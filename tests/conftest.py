@@ -46,7 +46,7 @@ def shorten(monkeypatch):
     monkeypatch.setattr(experiments, "background_probes", partial(experiments.background_probes, n=4))
     monkeypatch.setattr(experiments, "pretrain_period_one", partial(pretraining.pretrain_period_one, epochs=1, min_steps=2))
     for name, (settings, config) in experiments.RECIPES.items():
-        fewer = {k: n for k, n in {"rows": 8, "exercises": 16}.items() if k in settings}
+        fewer = {k: n for k, n in {"rows": 16, "exercises": 16}.items() if k in settings}
         recipe = settings | fewer, replace(config, epochs=1, min_steps=2, batch_size=8, weight_decay=.1)
         monkeypatch.setitem(experiments.RECIPES, name, recipe)
 

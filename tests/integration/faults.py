@@ -22,7 +22,7 @@ from casm.trainer import GROWS, TrainConfig, plan_of, train
 BENCHMARK = generate(6, seed=5, periods=("2018", "2020", "2022"))
 STREAM = [(p, [Item(x.text, x.fact, x.date) for x in BENCHMARK.passages(BENCHMARK.facts(p))]) for p in ("2020", "2022")]
 CONFIG = TrainConfig(lr=.01, epochs=1, min_steps=3, batch_size=8, weight_decay=.1, save_every=1)
-SMALL = {"full_ft": {}, "lora": {"rank": 2}, "smf": {"rows": 8}, "casm": {"rows": 8}}
+SMALL = {"full_ft": {}, "lora": {"rank": 2}, "smf": {"rows": 8}, "casm": {"rows": 4}}
 MODES = {"killed": 1, "disk full": 2, "EIO": 3}
 SAVES = (1, 3, 4)  # the first; between two steps; after a period
 

@@ -1,5 +1,5 @@
 """One tester for every architecture and type: attach, no-op, train, save, reload, generate, unload; and PEFT's and transformers' own doors."""
-import copy, json, warnings
+import copy, json, re, warnings
 
 import pytest
 import torch
@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM
 from transformers import GemmaConfig, GemmaForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from casm.adapter import CasmConfig, add_slots, attach, casm_layer, load_adapter, memory_of, reading, save_adapter, slot_bank, use_bank
+from casm.adapter import CasmConfig, add_slots, attach, casm_layer, fingerprints, load_adapter, memory_of, reading, save_adapter, slot_bank, use_bank
 from casm.memory import MemoryConfig, SparseMemory, product_topk, record_access, save_memory
-from casm.slots import anchor, commit, from_flat, open_slots, retire, to_flat
+from casm.slots import commit, from_flat, mark, open_slots, retire, to_flat
 
 WIDE = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, pad_token_id=0, bos_token_id=1, eos_token_id=2)
 GQA = WIDE | dict(num_key_value_heads=2, head_dim=8)
@@ -28,6 +28,7 @@ MEMORIES = {
     "replace": dict(placement="replace"),
     "shared": dict(layers=(0, 2)),
     "separate": dict(layers=(0, 2), share_values=False, placement="replace"),
+    "scaled": dict(scale=2., fingerprint=32, layers=(2,)),  # nothing but slots is ever read; these may have marks
 }
 X = torch.randint(3, 64, (3, 10), generator=torch.Generator().manual_seed(0))
 SLOTS = torch.tensor([0, -1, 1])
@@ -46,14 +47,12 @@ def memory(dtype=torch.float32, filled=False, **kw):
     return m.to(dtype).eval()
 
 
-def fit(peft, steps=6, name=None, min_cosine=None):
-    "Open two slots in an adapter's bank and train them on X with the backbone frozen; with `min_cosine` they speak only near what they were trained on"
+def fit(peft, steps=6, name=None, marked=False):
+    "Open two slots in an adapter's bank and train them on X with the backbone frozen; `marked`: they know their own texts"
     bank = slot_bank(peft, name)
     rows = torch.arange(bank.num_rows)
     slots = open_slots(bank, [rows[::2], rows[::3]])
-    if min_cosine:
-        with record_access(memory_of(peft)) as got: peft(X)
-        anchor(bank, slots, [got[0].query.view(*X.shape, -1)[i, :5] for i in (0, 2)], min_cosine)
+    if marked: mark(bank, slots, [fingerprints(peft, X[i:i + 1]).unique() for i in (0, 2)])
     opt, losses = torch.optim.AdamW([bank.param], lr=.2), []
     for _ in range(steps):
         loss = peft(input_ids=X, labels=X, slots=torch.tensor([slots[0], -1, slots[1]])).loss
@@ -73,7 +72,7 @@ def test_whole_life(name, dtype, placement, tmp_path):
     bare = model(X).logits.detach()
     torch.nn.init.normal_(memory_of(model).table)
     filled = model(X).logits.detach()
-    assert not torch.equal(filled, bare)
+    assert torch.equal(filled, bare) == (placement == "scaled")
     peft = add_slots(model)
     assert torch.equal(peft(X).logits, filled)                                                      # an empty bank is a no-op too
     frozen = {k: v.clone() for k, v in peft.state_dict().items()}
@@ -194,34 +193,68 @@ def test_float32_memory_in_a_bfloat16_model():
     assert losses[-1] < losses[0] and peft(X).logits.dtype == torch.bfloat16
 
 
-@pytest.fixture(params=[None, .9], ids=["everywhere", "anchors"])
+def wary(model): return add_slots(model, CasmConfig(task_type="CAUSAL_LM", quiet_below=.9))
+
+
+@pytest.fixture(params=["plain", "marked"])
 def saved(tmp_path, request):
     "A backbone folder and an adapter trained on it, with the logits it had"
+    marked = request.param == "marked"
     backbone().save_pretrained(tmp_path / "backbone")
-    peft = add_slots(attach(AutoModelForCausalLM.from_pretrained(tmp_path / "backbone").eval(), memory(filled=True)))
-    fit(peft, min_cosine=request.param)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "backbone").eval()
+    peft = wary(attach(model, memory(filled=True, **MEMORIES["scaled"] if marked else {})))
+    fit(peft, marked=marked)
     save_adapter(peft, tmp_path / "adapter")
     return tmp_path, peft(X, slots=SLOTS).logits.detach()
 
 
-def test_anchors_are_read_back_and_given_up(saved, tmp_path):
+def test_marks_are_read_back_and_given_up(saved):
     folder, want = saved
-    peft = load_adapter(AutoModelForCausalLM.from_pretrained(folder / "backbone").eval(), folder / "adapter")
+    base = lambda: AutoModelForCausalLM.from_pretrained(folder / "backbone").eval()  # noqa: E731
+    peft = load_adapter(base(), folder / "adapter")
     bare, bank = peft(X).logits, slot_bank(peft)
-    speaks = (want != bare).any(-1)                                            # a position that follows one that speaks may change too
+    speaks = (want != bare).any(-1)
     assert not speaks[1].any() and speaks[0, 0] and speaks[2, 0]
-    if len(bank.anchors):
-        assert torch.equal(peft(X, slots=torch.tensor([-1, 0, -1])).logits, bare)   # a text of which the slot was told nothing
-        with pytest.raises(ValueError, match="anchors of width 3"):
-            use_bank(peft, from_flat(bank.num_rows, **to_flat(bank) | {"anchors": torch.ones(1, 3), "anchored": torch.tensor([0])}))
+    shape = MEMORIES["scaled"] if len(bank.marks) else {}
+    if shape:
+        assert torch.equal(peft(X, slots=torch.tensor([-1, 0, 0])).logits, bare)    # texts of which the slot was told nothing
+        one = peft(X, slots=torch.stack([SLOTS, SLOTS.flip(0)], 1)).logits          # of two slots only the one whose text it is
+        torch.testing.assert_close(one[[0, 2]], want[[0, 2]])
+        flat = to_flat(bank)
+        with pytest.raises(ValueError, match="the memory has 1024 fine rows"):
+            use_bank(peft, from_flat(bank.num_rows, **flat | {"marks": flat["marks"] + 1024}))
+        use_bank(peft, from_flat(bank.num_rows, **{k: v for k, v in flat.items() if "mark" not in k}))
+        assert not torch.equal(peft(X, slots=torch.tensor([-1, 0, 0])).logits, bare)   # without marks they speak
+        use_bank(peft, bank)
         retire(bank, [0, 1])
-        assert not any("anchor" in k for k in peft.state_dict())
-    plain = add_slots(attach(backbone(), memory(filled=True)))
+        assert not any("mark" in k for k in peft.state_dict())
+    plain = wary(attach(backbone(), memory(filled=True, **shape)))
     fit(plain)
     peft.load_state_dict(plain.state_dict())
-    assert not len(slot_bank(peft).anchors) and torch.equal(peft(X, slots=SLOTS).logits, plain(X, slots=SLOTS).logits)
-    plain.load_state_dict(load_adapter(AutoModelForCausalLM.from_pretrained(folder / "backbone").eval(), folder / "adapter").state_dict())
+    assert not len(slot_bank(peft).marks) and torch.equal(peft(X, slots=SLOTS).logits, plain(X, slots=SLOTS).logits)
+    plain.load_state_dict(load_adapter(base(), folder / "adapter").state_dict())
     assert torch.equal(plain(X, slots=SLOTS).logits, want)
+
+
+def test_what_a_prompt_decided_holds_for_its_continuation():
+    "with and without the cache, alone, in a batch and with beams; a slot keeps quiet all along or speaks from the prompt's end on"
+    peft = wary(attach(backbone(), memory(**MEMORIES["scaled"])))
+    fit(peft, steps=12, marked=True)
+    said = lambda x, s, **kw: peft.generate(input_ids=x, attention_mask=torch.ones_like(x), slots=s, **GREEDY | kw)  # noqa: E731
+    bare, mine = said(X, None), said(X, SLOTS)
+    assert torch.equal(mine[1], bare[1]) and not torch.equal(mine[0], bare[0]) and not torch.equal(mine[2], bare[2])
+    assert torch.equal(said(X, torch.tensor([1, 0, 0])), bare)
+    assert torch.equal(said(X, SLOTS, use_cache=False), mine) and torch.equal(said(X[2:], SLOTS[2:]), mine[2:])
+    assert torch.equal(said(X, torch.tensor([1, 0, 0]), num_beams=3), said(X, None, num_beams=3))
+    end = torch.full((3,), X.shape[1] - 1)
+    x = X
+    for _ in range(5):                                                  # by hand: slots named by who asks, from the last position of the prompt
+        with reading(peft, torch.tensor([0, -1, 1]), end, gated=False): x = torch.cat([x, peft(x).logits[:, -1:].argmax(-1)], 1)
+    assert torch.equal(x, mine)
+    with reading(peft, SLOTS):
+        peft.generate(input_ids=X, attention_mask=torch.ones_like(X), **GREEDY)
+        after = peft(X).logits
+    with reading(peft, SLOTS): assert torch.equal(peft(X).logits, after)             # a generation leaves the block as it was
 
 
 def test_pefts_own_loaders(saved):
@@ -385,7 +418,7 @@ def damage(path, what):
     key = sorted(t)[0]
     if what == "removed": del t[key]
     if what == "added": t["base_model.model.stranger"] = torch.zeros(1)
-    if what == "foreign": t[key.replace("layers.1", "layers.0")] = t.pop(key)
+    if what == "foreign": t[re.sub(r"layers\.\d", "layers.0", key)] = t.pop(key)
     if what == "shorter": t[key] = t[key][:-1].clone()
     if what == "flipped": t[key].view(torch.uint8).reshape(-1)[3] ^= 1
     save_file(t, path, {"format": "pt"})

@@ -3,7 +3,7 @@ import json, os, shlex, shutil, signal, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
+import pytest, torch
 
 from casm import experiments, trainer
 from casm.benchmark import generate, write_facts
@@ -95,16 +95,49 @@ def test_killed_between_checkpoints(name, save_every, every, whole, stub, tmp_pa
     assert count[0] > want[1] and end(tmp_path / "run") == want
 
 
-def test_anchors_are_in_a_checkpoint(stub, tmp_path, dying):
-    settings = {"min_cosine": .9}
-    teach("casm", tmp_path / "whole", stub, settings=settings)
-    want, stops = end(tmp_path / "whole"), 0
+def test_facts_that_have_left_stay_away(stub, tmp_path, monkeypatch):
+    "Two facts learn side by side; stopped where one has left and the other has not, the rest is as it would have been"
+    how = dict(settings={"stop": 1.}, epochs=20, batch_size=10)
+    left, step = [], trainer.take_step
+    def count(job, batch, *rest):
+        left.append(0 < len(job.method.still(batch)) < len(batch))
+        step(job, batch, *rest)
+    monkeypatch.setattr(trainer, "take_step", count)
+    teach("casm", tmp_path / "whole", stub, **how)
+    want, alone, known = end(tmp_path / "whole"), [i for i, x in enumerate(left, 1) if x], []
+    assert len(alone) > 4
+    for at in (alone[0], alone[len(alone) // 2], alone[-1]):
+        left.clear()
+        def stop(job, *rest):
+            count(job, *rest)
+            if len(left) == at: terminate()
+        monkeypatch.setattr(trainer, "take_step", stop)
+        with pytest.raises(Preempted): teach("casm", tmp_path / f"{at}", stub, **how)
+        known.append(RunFolder(tmp_path / f"{at}").load_latest().meta["known"])
+        monkeypatch.setattr(trainer, "take_step", step)
+        teach("casm", tmp_path / f"{at}", stub, **how)
+        assert end(tmp_path / f"{at}") == want
+    assert all(known)
+
+
+def test_marks_and_the_memory_are_in_a_checkpoint(whole, stub, tmp_path, dying):
+    "Within a period and after it"
+    whole("casm")
     dying(terminate, 3)
+    def saved():
+        got = RunFolder(tmp_path / "run").load_latest()
+        return got.meta, got.tensors
+    with pytest.raises(Preempted): teach("casm", tmp_path / "run", stub)
+    (meta, within), memory = saved(), {"memory.table", "memory.fine.query.weight", "memory.fine.keys", "memory.readers.0.query.weight", "memory.readers.0.keys"}
+    assert meta["memory"]["scale"] > 0 and meta["memory"]["fingerprint"] == 128 and {k for k in within if k.startswith("memory.")} == memory
+    assert len(within["marks"]) == len(within["marked"]) > 0
     while True:
-        try: teach("casm", tmp_path / "run", stub, settings=settings); break
-        except Preempted: stops += 1
-    assert stops and end(tmp_path / "run") == want
-    assert len(RunFolder(tmp_path / "run").load_latest().tensors["anchors"])
+        try: teach("casm", tmp_path / "run", stub); break
+        except Preempted: pass
+    meta, after = saved()
+    assert not meta["known"] and all(torch.equal(within[k], after[k]) for k in memory) and meta["memory"] == RunFolder(tmp_path / "run").load_latest().meta["memory"]
+    n = len(within["marks"])
+    assert torch.equal(after["marks"][:n], within["marks"]) and len(after["marks"]) > n
 
 
 def test_activations_are_kept_whoever_stops_the_run(whole, stub, tmp_path, dying):
@@ -223,7 +256,7 @@ def facts(started, tmp_path_factory):
 
 
 def command(facts, stub, place, *more):
-    return [CASM, "train", "--method", "casm", "--facts", facts, "--model", stub, "--run-id", "r", "--checkpoint-dir", place, "--set", "rows=8", "--min-steps", "40", "--epochs", "1", *more]
+    return [CASM, "train", "--method", "casm", "--facts", facts, "--model", stub, "--run-id", "r", "--checkpoint-dir", place, "--set", "rows=4", "--min-steps", "40", "--epochs", "1", *more]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.full)])

@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from casm.adapter import add_slots, attach, bank_memory, load_adapter, memory_of, reading, save_adapter, slot_bank, use_bank
+from casm.adapter import CasmConfig, add_slots, attach, bank_memory, fingerprints, load_adapter, memory_of, reading, save_adapter, slot_bank, use_bank
 from casm.benchmark import generate as invent
 from casm.facts import PROBE_FORM, UNSEEN_FORM, Fact, dated, question
 from casm.generation import generate
 from casm.memory import MemoryConfig, SparseMemory, record_access
 from casm.registry import Registry
 from casm.router import LexicalRouter
-from casm.slots import commit, compact, export_slot, from_flat, import_slot, open_slots, retire, rollback_slot, to_flat
+from casm.slots import commit, compact, export_slot, from_flat, import_slot, mark, open_slots, retire, rollback_slot, to_flat
 from casm.store import commit_bank, load_bank
 
 LATER = [pytest.param(1000), pytest.param(10_000, marks=pytest.mark.full)]
@@ -36,9 +36,9 @@ def backbone():
 
 def model(**kw):
     torch.manual_seed(1)
-    memory = SparseMemory(MemoryConfig(32, n_keys=16, heads=2, top_k=4, key_dim=16, layers=(0, 2), **kw))
+    memory = SparseMemory(MemoryConfig(32, n_keys=16, heads=2, top_k=4, key_dim=16, **{"layers": (0, 2), **kw}))
     torch.nn.init.normal_(memory.table)
-    return add_slots(attach(backbone(), memory.eval()))
+    return add_slots(attach(backbone(), memory.eval()), CasmConfig(task_type="CAUSAL_LM", quiet_below=.9))
 
 
 def learn(bank, n, seed, rows=8):
@@ -56,11 +56,12 @@ def reading_of(lm, x, slots):
     return torch.stack([a.rows for a in got]), logits
 
 
+def samples(): return torch.randint(3, 256, (20, 12), generator=torch.Generator().manual_seed(5))
+
+
 def readings(lm):
     "One slot per sample, two, some without, a batch of one, and all at once"
-    g = torch.Generator().manual_seed(5)
-    x = torch.randint(3, 256, (20, 12), generator=g)
-    one = torch.arange(20)
+    x, one = samples(), torch.arange(20)
     named = [(x, one), (x, torch.stack([one, one.flip(0)], 1)), (x, torch.stack([one, torch.full_like(one, -1)], 1)), (x, one.masked_fill(one % 3 == 0, -1)),
              (x[:1], one[3:4]), (x, torch.full_like(one, 7))]
     return [reading_of(lm, *n) for n in named]
@@ -70,17 +71,22 @@ def same(lm, want):
     return all(torch.equal(r, s) and torch.equal(a, b) for (r, a), (s, b) in zip(readings(lm), want, strict=True))
 
 
-@pytest.mark.parametrize("share_values", [True, False])
+SHAPES = {"shared": {}, "separate": {"share_values": False}, "marked": {"layers": (2,), "scale": 2., "fingerprint": 32}}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("later", LATER)
-def test_rows_and_logits_are_the_same_to_the_bit(later, share_values, tmp_path):
-    lm = model(share_values=share_values)
+def test_rows_and_logits_are_the_same_to_the_bit(later, shape, tmp_path):
+    lm, x = model(**SHAPES[shape]), samples()
     bank = slot_bank(lm)
-    learn(bank, 20, 0)
+    slots = learn(bank, 20, 0)
+    if shape == "marked": mark(bank, slots[1::2], [fingerprints(lm, x[s:s + 1]).unique() for s in slots[1::2]])
     want = readings(lm)
     assert torch.equal(want[0][1], want[2][1]) and not torch.equal(want[0][1], want[1][1]) and not torch.equal(want[0][1], want[5][1])
     export_slot(bank, 7, tmp_path / "seven", bank_memory(lm))
     for i in range(later):                                                              # one commit each
-        learn(bank, 1, i + 1)
+        slots = learn(bank, 1, i + 1)
+        if shape == "marked": mark(bank, slots, [torch.arange(i % 50, 1024, 50)])
         if i in (0, 9, 99, 999): assert same(lm, want)
     assert bank.num_slots == 20 + later and same(lm, want)
     retire(bank, list(range(20, 20 + later, 2)))

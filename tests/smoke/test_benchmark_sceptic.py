@@ -1,5 +1,6 @@
 "The sceptic's tables run, are kept one by one, and measure what they say; what comes out is not asked here."
-import importlib.util, json, sys
+import importlib.util, json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,6 @@ import torch
 import commands
 from casm.benchmark import USE_KINDS, UseQuestion, generate
 from casm.facts import Fact
-from casm.methods import CASM
 from casm.pretraining import load_lm
 from casm.registry import Registry
 
@@ -53,25 +53,31 @@ def test_wrong_questions_are_about_something_else():
     assert asked == sceptic.wrong_questions(bench, held)
 
 
-def test_grouped_slots():
-    bench, method = generate(12, seed=1), sceptic.Grouped(facts=4, rows=40)
-    method.prepare(load_lm())
-    items = [sceptic.Item(p.text, p.fact, p.date) for p in bench.passages(bench.facts("2018"))]
-    assert len(method.begin_period("2018", items)) == 60 and method.bank.num_slots == 3
-    assert [len(method.bank.slot_rows(s)) for s in range(3)] == [40] * 3 and sorted(method.slot_of.values()) == sorted([0, 1, 2] * 4)
-
-
 def test_an_heir_starts_from_its_parent():
-    bench, method = generate(4, seed=1), sceptic.Heir(rows=40)
+    bench, method = generate(4, seed=1), sceptic.Heir(rows=4)
     method.prepare(load_lm())
-    fact = bench.facts("2018")[0]
+    fact, other = bench.facts("2018")[:2]
     told = lambda f: [sceptic.Item(p.text, f, f.valid_from) for p in bench.passages([f])]  # noqa: E731
     method.begin_period("2018", told(fact))
-    with torch.no_grad(): method.bank.param[1:] = 1.
+    with torch.no_grad(): method.bank.param[1:] = torch.arange(1., 5)[:, None]
     method.end_period()
-    method.begin_period("2020", told(Fact(fact.subject, fact.relation, "something else", "2020")))
-    shared = len(sceptic.shared_rows(method.bank, 0, 1))
-    assert shared and method.shared == shared / 40 and int(method.bank.param.sum(1).ne(0).sum()) == shared
+    method.begin_period("2020", [*told(Fact(fact.subject, fact.relation, "something else", "2020")), *told(replace(other, valid_from="2020"))])
+    assert method.bank.param[1:, 0].tolist() == [1, 2, 3, 4, 0, 0, 0, 0]
+
+
+def test_a_warned_slot_hears_questions_that_are_not_its_own():
+    bench, method = generate(4, seed=1), sceptic.Warned(beside=8, pool=4, rows=4)
+    method.prepare(load_lm())
+    items = [sceptic.Item(p.text, p.fact, p.date) for p in bench.passages(bench.facts("2018")[:2])]
+    kept = method.begin_period("2018", items)
+    assert len(method.others) == 8 and not {p for p, *_ in method.others} & {sceptic.split_answer(i)[0] for i in items}
+    alone = sceptic.CASM.loss(method, kept[:4])
+    torch.testing.assert_close(method.loss(kept[:4]), alone)                   # a slot of zeros says nothing to anybody
+    with torch.no_grad(): method.bank.param.normal_()
+    loss = method.loss(kept[:4])
+    assert loss > sceptic.CASM.loss(method, kept[:4]) + .01
+    loss.backward()
+    assert method.bank.param.grad.abs().sum() > 0
 
 
 def test_by_value_abstains_in_doubt():

@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from casm.facts import CasmError, Fact
 from casm.memory import Access
 from casm.registry import Registry
-from casm.slots import SlotBank, anchor, commit, open_slots, read_slots, retire, select, to_flat
+from casm.slots import SlotBank, commit, mark, open_slots, read_slots, retire, select, share_read, to_flat
 from casm.store import clean_bank, commit_bank, load_bank, parts_of
 
 ROWS, DIM, MEMORY = 50, 4, "m" * 64
@@ -21,11 +21,11 @@ def open_store(folder, registry=None):
 def fact(i): return Fact(f"Rock {i // 2}", "height", str(i), f"{2000 + i}")  # every second one replaces the one before
 
 def open_slot(bank, i):
-    "A slot of rows and deltas that only the i-th fact has; every third speaks near its own anchors only"
+    "A slot of rows and deltas that only the i-th fact has; every third has marks of its own"
     g = torch.Generator().manual_seed(i)
     slots = open_slots(bank, [torch.randperm(ROWS, generator=g)[:5]])
     with torch.no_grad(): bank.param[1:] = torch.randn(5, DIM, generator=g)
-    if i % 3 == 0: anchor(bank, slots, [torch.randn(2, 3, generator=g)], .3)
+    if i % 3 == 0: mark(bank, slots, [torch.randperm(ROWS, generator=g)[:6]])
     commit(bank)
     return slots
 
@@ -41,8 +41,11 @@ def check(folder):
         for i in range(n):
             slot, want = registry.get(fact(i).subject, "height", fact(i).valid_from).slot, SlotBank(ROWS, DIM)
             open_slot(want, i)
-            access = Access(torch.arange(ROWS).view(1, ROWS, 1), torch.ones(1, ROWS, 1), query=torch.randn(1, ROWS, 3, generator=torch.Generator().manual_seed(0)))
+            access = Access(torch.arange(ROWS).view(1, ROWS, 1), torch.ones(1, ROWS, 1))
             assert slot == i and torch.equal(read_slots(bank, access, torch.tensor([slot])), read_slots(want, access, torch.tensor([0])))
+            assert torch.equal(bank.marks[bank.marked == slot], want.marks) and len(want.marks) == 6 * (i % 3 == 0)
+            some = torch.arange(0, ROWS, 2)[None]
+            assert torch.equal(share_read(bank, torch.tensor([slot]), some), share_read(want, torch.tensor([0]), some))
         clean_bank(folder/"slots", registry.bank)
         assert {p for p in (folder/"slots").iterdir()} == {p.path for p in parts_of(folder/"slots", registry.bank)}
     return n
