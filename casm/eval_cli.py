@@ -39,7 +39,7 @@ class Memory:
 
     def answer(self, questions: list[str], as_of: list[str | None]) -> list[Said]:
         routes = self.lm.method.router.route(questions, as_of)
-        return [Said(text, r.slot, r.score) for text, r in zip(self.lm.said(questions, routes), routes)]
+        return [Said(text, None if quiet else r.slot, r.score) for (text, quiet), r in zip(self.lm.said(questions, routes, as_of), routes)]
 
     def answer_through(self, questions: list[str], as_of: list[str | None], slots: list[int | None]) -> list[Said]: return self.lm.method.answer_through(questions, as_of, slots)
 
@@ -217,7 +217,9 @@ def eval_command(args, quiet):
         from casm.benchmark import read_facts
         from casm.experiments import all_probes
         benchmark = read_facts(Path(args.run) / "facts.json")
-        probes, more = all_probes(benchmark, after), {"copy_old": Bound("copy_old", benchmark)}
+        plan = json.loads((Path(args.run) / "run_manifest.json").read_text(encoding="utf-8"))
+        probes = all_probes(benchmark, after, plan["model"] == "tiny", plan["questions"])
+        more = {"copy_old": Bound("copy_old", benchmark)}
     from casm.checkpoint import Lock, check_run_folder, write_json_atomic
     out = Path(args.out or f"runs/eval-{Path(args.memory or args.run).resolve().name}-{method.name}-{Path(args.probes or 'facts').stem}")
     mine = {"method": method.name, "seed": seed, "after": after, "state": state, "probes": hashlib.sha256(repr((probes, aliases)).encode()).hexdigest()}
