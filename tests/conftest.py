@@ -47,7 +47,7 @@ def shorten(monkeypatch):
     monkeypatch.setattr(experiments, "pretrain_period_one", partial(pretraining.pretrain_period_one, epochs=1, min_steps=2))
     for name, (settings, config) in experiments.RECIPES.items():
         fewer = {k: n for k, n in {"rows": 16, "exercises": 16}.items() if k in settings}
-        recipe = settings | fewer, replace(config, epochs=1, min_steps=2, batch_size=8, weight_decay=.1)
+        recipe = settings | fewer, replace(config, epochs=1, min_steps=2, batch_size=8, per_fact=4, weight_decay=.1)
         monkeypatch.setitem(experiments.RECIPES, name, recipe)
 
 
