@@ -144,11 +144,10 @@ def relation_in(prompt: str, subject: str) -> str:
 def asked(self: TemporalEdits, prompts: list[str]) -> tuple[list[str], list]:
     "What the model reads for each prompt, and through which slot: as in `TemporalLM.said`"
     from casm.methods import aim
-    from casm.temporal_lm import ASKED
     routes = [r._replace(also=None) for r in self.lm.method.router.route(prompts, [None] * len(prompts))]
-    facts = [None if r.key and is_document(r.key) else self.lm.held(r) for r in routes]
-    texts = [question(ASKED, f.subject, f.relation, f.valid_from) if f else p for p, f in zip(prompts, facts)]
-    return aim(texts, routes)
+    held = [self.lm.held(r) for r in routes]
+    texts = [self.lm.worded(p, f) if f else p for p, f in zip(prompts, held)]
+    return aim(self.lm.method.lm, texts, routes, [None] * len(texts))
 
 def check_edits(self: TemporalEdits, edits: list):
     "Raises `CasmError` for the first edit that is too long for the model, or can't stand beside what else is known"
