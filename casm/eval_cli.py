@@ -126,7 +126,7 @@ class TemporalEdits:
         "Of the model alone, each prompt as it stands"
         from casm.generation import answer_of, generate
         m = self.lm.method.lm
-        texts = generate(m.model, m.tokenizer, prompts, [-1] * len(prompts), progress="bare model answers")
+        texts = generate(m.model, m.tokenizer, m.asked(prompts), [-1] * len(prompts), progress="bare model answers")
         return [answer_of(t) for t in texts]
 
     def token_accuracy(self, prompts: list[str], answers: list[str]) -> list[float]:
