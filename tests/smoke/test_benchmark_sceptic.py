@@ -70,7 +70,8 @@ def test_a_warned_slot_hears_questions_that_are_not_its_own():
     method.prepare(load_lm())
     items = [sceptic.Item(p.text, p.fact, p.date) for p in bench.passages(bench.facts("2018")[:2])]
     kept = method.begin_period("2018", items)
-    assert len(method.others) == 8 and not {p for p, *_ in method.others} & {sceptic.split_answer(i)[0] for i in items}
+    own = {(sceptic.split_answer(i)[0], i.fact) for i in items}
+    assert len(method.others) == 8 and not {(p, f) for p, _, f in method.others} & own
     alone = sceptic.CASM.loss(method, kept[:4])
     torch.testing.assert_close(method.loss(kept[:4]), alone)                   # a slot of zeros says nothing to anybody
     with torch.no_grad(): method.bank.param.normal_()
