@@ -242,7 +242,8 @@ class PerfectReader(Ledger):
 def perfect_begin(method: PerfectReader, period: str, items: list[Item]) -> list[Item]:
     "Keep the passages of new facts for the index; nothing trains"
     method.fresh = ledger_begin(method, period, items)
-    if not method.lm.tiny: method.fresh = [Item(p.text, p.fact, p.date) for p in fact_passages(list(dict.fromkeys(i.fact for i in method.fresh)))]
+    if any(i.answer is not None for i in method.fresh):               # wordings are no passages
+        method.fresh = [Item(p.text, p.fact, p.date) for p in fact_passages(list(dict.fromkeys(i.fact for i in method.fresh)))]
     return []
 
 def perfect_end(method: PerfectReader):

@@ -214,10 +214,10 @@ def eval_command(args, quiet):
     more = {}
     if probes is None:
         from casm.benchmark import read_facts
-        from casm.experiments import all_probes
+        from casm.experiments import all_probes, own_memory
         benchmark = read_facts(Path(args.run) / "facts.json")
         plan = json.loads((Path(args.run) / "run_manifest.json").read_text(encoding="utf-8"))
-        probes = all_probes(benchmark, after, plan["model"] == "tiny", plan["questions"])
+        probes = all_probes(benchmark, after, own_memory(plan["model"]), plan["questions"])
         more = {"copy_old": Bound("copy_old", benchmark)}
     from casm.checkpoint import Lock, check_run_folder, write_json_atomic
     out = Path(args.out or f"runs/eval-{Path(args.memory or args.run).resolve().name}-{method.name}-{Path(args.probes or 'facts').stem}")
