@@ -15,13 +15,14 @@ import torch
 from casm.benchmark import generate
 from casm.checkpoint import write_json_atomic
 from casm.evaluation import evaluate
+from casm.experiments import RECIPES
 from casm.methods import CASM, Item
 from casm.pretraining import load_lm
 
 
 def method_of(benchmark) -> CASM:
     "casm with a slot of random rows for each fact"
-    casm = CASM()
+    casm = CASM(**RECIPES["casm"][0])
     casm.prepare(load_lm())
     casm.begin_period("2018", [Item(p.text, p.fact, p.date) for p in benchmark.passages(benchmark.facts("2018"))])
     torch.manual_seed(0)

@@ -21,7 +21,7 @@ def shared():
 
 @pytest.fixture
 def interrupting(monkeypatch):
-    "`interrupting(n)` has every n-th batch or evaluation of `run` end in Ctrl-C"
+    "`interrupting(n)` has every n-th step or evaluation of `run` end in Ctrl-C"
     def start(every):
         from casm import experiments, trainer
         count = 0
@@ -30,10 +30,10 @@ def interrupting(monkeypatch):
             count += 1
             if count % every == 3: raise KeyboardInterrupt
         def evaluate(*a, f=experiments.evaluate): return tick() or f(*a)
-        def batches(*a, f=trainer.batches):
-            for batch in f(*a): yield batch; tick()
+        def steps_of(*a, f=trainer.steps_of):
+            for step in f(*a): yield step; tick()
         monkeypatch.setattr(experiments, "evaluate", evaluate)
-        monkeypatch.setattr(trainer, "batches", batches)
+        monkeypatch.setattr(trainer, "steps_of", steps_of)
     return start
 
 

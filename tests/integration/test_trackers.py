@@ -19,7 +19,7 @@ def losses(stub, tmp_path, monkeypatch):
         def step(job, *a, f=trainer.take_step): f(job, *a), seen.append(job.loss)
         monkeypatch.setattr(trainer, "take_step", step)
         stream = [("2020", [Item(p.text, p.fact, p.date) for p in bench.passages(bench.facts("2020"))])]
-        trainer.train(make_method("casm", rows=20), lm, stream, trainer.TrainConfig(epochs=1, min_steps=6, batch_size=7, tracker=tracker), RunFolder(tmp_path / "run", {}))
+        trainer.train(make_method("casm", rows=16), lm, stream, trainer.TrainConfig(epochs=1, min_steps=6, batch_size=7, tracker=tracker), RunFolder(tmp_path / "run", {}))
         return seen
     return train
 

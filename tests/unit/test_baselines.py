@@ -285,7 +285,9 @@ def test_rows(out):
     for name in ("frozen", "copy"): assert [by[name][k] for k in ("params_per_step", "params_changed_total", "tokens_trained")] == [0, 0, 0]
     assert by["frozen"]["bytes_stored"] == 0 and by["copy"]["bytes_stored"] > 0
     assert by["rag"]["tokens_trained"] > 0 and by["rag"]["bytes_stored"] > by["copy"]["bytes_stored"] + 2 * by["rag"]["params_changed_total"]
-    assert by["lora_slots"]["tokens_trained"] == by["casm"]["tokens_trained"] and (by["lora_slots"]["route_hit_rate"], by["rag"]["route_hit_rate"]) == (1, None)
+    # whole passes over the same passages: three, and two for casm, whose facts each have their steps
+    assert 2 * by["lora_slots"]["tokens_trained"] == 3 * by["casm"]["tokens_trained"] > 0
+    assert (by["lora_slots"]["route_hit_rate"], by["rag"]["route_hit_rate"]) == (1, None)
 
 
 def test_superseded_answers_stay(out):
