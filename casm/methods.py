@@ -608,9 +608,9 @@ def casm_end(method: CASM):
 
 # %% ../nbs/10_methods.ipynb #b8cee014
 def aim(lm: LM, questions: list[str], routes: list[Route], as_of: list[str | None]) -> tuple[list[str], list]:
-    "The prompts as they are put to the model, dated by their route or, where that opens nothing, by the moment named with them if any, and the slots that each route opens: those of one fact, or of two in the order asked"
+    "The prompts as they are put to the model, dated by the fact that their route found or, where it found none, by the moment named with them if any, and the slots that each route opens: those of one fact, or of two in the order asked"
     two = [(*opened(r), -1, -1)[:2] for r in routes]
-    return lm.asked([dated(q, r.as_of if opened(r) else t) for q, r, t in zip(questions, routes, as_of)]), two if any(b >= 0 for _, b in two) else [a for a, _ in two]
+    return lm.asked([dated(q, r.as_of if opened(r) or r.fact_id is not None else t) for q, r, t in zip(questions, routes, as_of)]), two if any(b >= 0 for _, b in two) else [a for a, _ in two]
 
 def casm_read(method: CASM, questions: list[str], routes: list[Route], as_of: list[str | None]) -> list[Answer]:
     "Greedy answers, each through the slots that its route opens"
