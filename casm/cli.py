@@ -80,7 +80,7 @@ def run_command(args):
     out = Path(args.out or f"runs/{Path(args.facts or 'generated').stem}-{args.stream}")
     quiet()
     from casm import experiments
-    experiments.run(benchmark, out, args.methods, args.seeds, args.stream, model, background)
+    experiments.run(benchmark, out, args.methods, args.seeds, args.stream, model, background, args.start, args.questions)
     print(experiments.printed(out))
     print(f"results: {out}")
 
@@ -101,6 +101,9 @@ def add_run(commands):
     add_data(p)
     p.add_argument("--methods", type=names, default="full_ft,lora,smf,casm", metavar="LIST", help="methods, with commas (default: %(default)s)")
     p.add_argument("--seeds", type=numbers, default="0", metavar="LIST", help="seeds, with commas (default: %(default)s)")
+    p.add_argument("--start", choices=("period-1", "untouched"), help="period-1: the whole model learns the first period, and methods begin there; "
+                   "untouched: methods begin with the first period (default: period-1 for the tiny model, untouched for any other)")
+    p.add_argument("--questions", type=int, metavar="N", help="ask at most N questions of a kind, form and moment, always the same (default: all)")
     p.add_argument("--out", metavar="DIR", help="folder for the results; the same command continues in it (default: runs/FACTS-STREAM)")
 
 A_MODEL = f"a causal language model's folder, its name on the Hugging Face hub, or {' or '.join(MODELS)} (see casm get)"
@@ -133,7 +136,7 @@ def train_command(args):
     benchmark, model = facts_of(args.facts), model_of(args.model)
     background = background_of(args.background, model)
     folder = Path(args.checkpoint_dir) / args.run_id
-    experiments.check_plan([args.method], [config.seed], args.stream)
+    experiments.check_plan([args.method], [config.seed], args.stream, experiments.start_of_model(model), model, None)
     check_folder(folder, experiments.run_manifest(args.method, benchmark, args.stream, settings, config, model))
     complete = experiments.is_complete(folder, benchmark)
     with Stop():
@@ -155,14 +158,14 @@ def check_folder(folder: Path, mine: dict):
 # %% ../nbs/50_cli.ipynb #94a4517b
 def recipe_of(args):
     "The method's settings and those of its training, from flags, environment, file and recipe. Raises `CasmError` for a name or value that can't be."
-    from casm.experiments import KNOWN, RECIPES
+    from casm.experiments import KNOWN, recipes
     from casm.methods import make_method
     from casm.trainer import TrainConfig, layered, read_setting, read_yaml
     make_method(args.method, KNOWN)
     file = read_yaml(args.config) if args.config else {}
     given = {f.name: getattr(args, f.name) for f in fields(TrainConfig)}
     flags = {f.name: v if f.type is bool else read_setting(f, v, f"--{f.name.replace('_', '-')}") for f in fields(TrainConfig) if (v := given[f.name]) is not None}
-    settings, recipe = RECIPES[args.method]
+    settings, recipe = recipes(model_of(args.model))[args.method]
     settings = settings | method_settings(KNOWN[args.method], file.pop("settings", {}), args.set)
     make_method(args.method, KNOWN, **settings)
     return settings, layered(recipe, flags, file, os.environ)

@@ -39,7 +39,7 @@ class Memory:
 
     def answer(self, questions: list[str], as_of: list[str | None]) -> list[Said]:
         routes = self.lm.method.router.route(questions, as_of)
-        return [Said(text, r.slot, r.score) for text, r in zip(self.lm.said(questions, routes), routes)]
+        return [Said(text, None if quiet else r.slot, r.score) for (text, quiet), r in zip(self.lm.said(questions, routes, as_of), routes)]
 
     def answer_through(self, questions: list[str], as_of: list[str | None], slots: list[int | None]) -> list[Said]: return self.lm.method.answer_through(questions, as_of, slots)
 
@@ -126,7 +126,7 @@ class TemporalEdits:
         "Of the model alone, each prompt as it stands"
         from casm.generation import answer_of, generate
         m = self.lm.method.lm
-        texts = generate(m.model, m.tokenizer, prompts, [-1] * len(prompts), progress="bare model answers")
+        texts = generate(m.model, m.tokenizer, m.asked(prompts), [-1] * len(prompts), progress="bare model answers")
         return [answer_of(t) for t in texts]
 
     def token_accuracy(self, prompts: list[str], answers: list[str]) -> list[float]:
@@ -144,11 +144,10 @@ def relation_in(prompt: str, subject: str) -> str:
 def asked(self: TemporalEdits, prompts: list[str]) -> tuple[list[str], list]:
     "What the model reads for each prompt, and through which slot: as in `TemporalLM.said`"
     from casm.methods import aim
-    from casm.temporal_lm import ASKED
     routes = [r._replace(also=None) for r in self.lm.method.router.route(prompts, [None] * len(prompts))]
-    facts = [None if r.key and is_document(r.key) else self.lm.held(r) for r in routes]
-    texts = [question(ASKED, f.subject, f.relation, f.valid_from) if f else p for p, f in zip(prompts, facts)]
-    return aim(texts, routes)
+    held = [self.lm.held(r) for r in routes]
+    texts = [self.lm.worded(p, f) if f else p for p, f in zip(prompts, held)]
+    return aim(self.lm.method.lm, texts, routes, [None] * len(texts))
 
 def check_edits(self: TemporalEdits, edits: list):
     "Raises `CasmError` for the first edit that is too long for the model, or can't stand beside what else is known"
@@ -215,9 +214,11 @@ def eval_command(args, quiet):
     more = {}
     if probes is None:
         from casm.benchmark import read_facts
-        from casm.experiments import all_probes
+        from casm.experiments import all_probes, own_memory
         benchmark = read_facts(Path(args.run) / "facts.json")
-        probes, more = all_probes(benchmark, after), {"copy_old": Bound("copy_old", benchmark)}
+        plan = json.loads((Path(args.run) / "run_manifest.json").read_text(encoding="utf-8"))
+        probes = all_probes(benchmark, after, own_memory(plan["model"]), plan["questions"])
+        more = {"copy_old": Bound("copy_old", benchmark)}
     from casm.checkpoint import Lock, check_run_folder, write_json_atomic
     out = Path(args.out or f"runs/eval-{Path(args.memory or args.run).resolve().name}-{method.name}-{Path(args.probes or 'facts').stem}")
     mine = {"method": method.name, "seed": seed, "after": after, "state": state, "probes": hashlib.sha256(repr((probes, aliases)).encode()).hexdigest()}

@@ -133,7 +133,7 @@ def answer(self: Answerer, texts: list[str], as_of: list[str | None]) -> list[st
     if self.memory is None: return [a.text for a in self.method.answer(texts, self.moments(texts, as_of))]
     routes = self.method.router.route(texts, as_of)
     self.memory.refresh(self.method)
-    return self.memory.said(texts, routes)
+    return [said for said, _ in self.memory.said(texts, routes, as_of)]
 
 Answerer.start_at, Answerer.moments, Answerer.answer = start_at, moments, answer
 

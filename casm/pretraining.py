@@ -334,7 +334,7 @@ def load_lm(
         attach(model, memory)
         stats.check(memory.config.num_rows, lookup_hash(memory))
         return LM(model.eval(), tokenizer, stats, str(name or "tiny"), background=background)
-    model, tokenizer = load_backbone(path)
+    model, tokenizer = load_backbone(name)
     return LM(model.eval(), tokenizer, None, str(name), background=background)
 
 # %% ../nbs/08_pretraining.ipynb #0ac1c4e9

@@ -152,7 +152,10 @@ BESIDE = frozenset("""
     well plus please kindly thanks thank hello hi hey happen happens remember recall think believe guess wonder wondering curious like help again actually
     exactly really just nowadays right moment days out up look check get gets got become became called named named hold holds held serve serves served
     post role position office belong belongs used use set listed stated known shown kept keep information info details data fact facts official
-    officially change changed changes same different one two both first also""".split()) # say no more about what is asked
+    officially change changed changes same different one two both first also
+    mean means meant knew knows everyone everybody someone somebody anyone anybody people says said say told tells hear heard read reading
+    learn learnt learned note notes noted remind reminded back fill blank complete quick short colleague friend boss reader wants wanted asks asking
+    reply replies response correct sure sorry interested dated entry word words looking find found""".split()) # say no more about what is asked
 _ABBREVIATED = frozenset("co inc ltd corp bros st mt ft dr mr mrs no".split()) # a point after these ends no name
 
 # %% ../nbs/05_router.ipynb #f3b2bf25

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'SETTINGS', 'ASKED', 'TINY_RECIPE', 'RECIPE', 'Lesson', 'lesson_of', 'passage_lesson', 'judge',
-           'read_settings', 'new_folder', 'load_model', 'StoredCASM', 'restored', 'TemporalLM', 'attach_slots',
-           'opened', 'refresh', 'the_method', 'writing', 'check_prompts', 'check_lengths', 'learn', 'refuse', 'teach',
-           'Explanation', 'ask', 'said', 'recite', 'held', 'explained', 'count', 'history', 'diff', 'export', 'undo',
-           'redo', 'undone', 'save', 'copied']
+           'read_settings', 'check_new', 'new_folder', 'place_of', 'load_model', 'StoredCASM', 'restored', 'TemporalLM',
+           'attach_slots', 'opened', 'refresh', 'the_method', 'writing', 'check_prompts', 'check_lengths', 'learn',
+           'refuse', 'teach', 'Explanation', 'ask', 'said', 'worded', 'recite', 'held', 'explained', 'count', 'history',
+           'diff', 'export', 'undo', 'redo', 'undone', 'save', 'copied']
 
 # %% ../nbs/40_temporal_lm.ipynb #ef356818
 import json
@@ -23,27 +23,25 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 
-from .adapter import bank_memory, encode, memory_of, use_bank
-from .benchmark import fact_passages
+from .adapter import attach, bank_memory, encode, memory_of, use_bank
 from .checkpoint import Lock, fsync_dir, hash_tensors, write_json_atomic
 from .facts import BACKGROUND_FORMS, CasmError, Fact, Passage, TimeOrder, canonical, check_text, dated, document, fact_in, is_document, question, to_fact
-from .methods import CASM, Item, split_answer
+from .language import model_path
+from .memory import SparseMemory, load_memory, save_memory
+from .methods import CASM, Item, lessons as lessons_of, split_answer
 from .pretraining import LM, load_lm
 from .registry import Change, Outcome, Record, Registry
 from .router import Route, default_router
 from .slots import truncate
 from .store import clean_bank, commit_bank, load_bank, parts_of
 from .trainer import TrainConfig, train_period
+from .wordings import phrases
 
 # %% ../nbs/40_temporal_lm.ipynb #fe3a8825
 class Lesson(NamedTuple):
-    "A fact and the texts that teach it."
+    "A fact, and the text that it was read in if there is one."
     fact: Fact
-    texts: list[str]
-    passage: str | None = None  # the text it was read in
-
-    @property
-    def items(self) -> list[Item]: return [Item(t, self.fact, self.fact.valid_from) for t in dict.fromkeys(self.texts)]
+    passage: str | None = None
 
 def lesson_of(
     record: Fact | Passage | dict | str,  # a dict has the fields of a fact, or a text and perhaps date and source
@@ -59,7 +57,7 @@ def lesson_of(
     if isinstance(record, dict) and period is not None: record = {"valid_from": period} | record
     fact = to_fact(record)
     fact = fact if fact.source or source is None else replace(fact, source=source)
-    return Lesson(fact, [p.text for p in fact_passages([fact])])
+    return Lesson(fact)
 
 # %% ../nbs/40_temporal_lm.ipynb #b731cd66
 def passage_lesson(passage: Passage, period: str | None, source: str | None) -> Lesson:
@@ -67,10 +65,10 @@ def passage_lesson(passage: Passage, period: str | None, source: str | None) -> 
     text, fact, date = passage.text, passage.fact or fact_in(passage.text), passage.date or period
     if fact is None:
         if date is None: raise CasmError(f"passage {text[:40]!r} has no date; give it one, or give period")
-        return Lesson(document(text, date, source), [text, dated(text, date)], text)
+        return Lesson(document(text, date, source), text)
     fact = fact if fact.source or source is None else replace(fact, source=source)
     split_answer(Item(text, fact, fact.valid_from))                    # it must state the value word for word
-    return Lesson(fact, [*(p.text for p in fact_passages([fact])), text], text)
+    return Lesson(fact, text)
 
 # %% ../nbs/40_temporal_lm.ipynb #708675b3
 def judge(
@@ -90,10 +88,10 @@ def judge(
     return out
 
 # %% ../nbs/40_temporal_lm.ipynb #48e241ad
-FORMAT, SETTINGS = 1, "temporal_lm.json"
-ASKED = BACKGROUND_FORMS[6]                  # "[{date}] What is the {relation} of {subject}?"
-TINY_RECIPE = {"rows": 64, "quiet_below": .25}, TrainConfig(lr=2e-1, epochs=20, batch_size=40, per_fact=5, min_steps=1)
-RECIPE = {"rows": 16}, TrainConfig(lr=6e-2, epochs=10, batch_size=48, per_fact=6, min_steps=1)  # as casm's in `experiments`
+FORMAT, SETTINGS = 2, "temporal_lm.json"
+ASKED = BACKGROUND_FORMS[6]                  # "[{date}] What is the {relation} of {subject}?", which the tiny model understands
+TINY_RECIPE = {"rows": 64, "quiet_below": .25}, TrainConfig(lr=2e-1, epochs=40, batch_size=40, per_fact=5, min_steps=1)
+RECIPE = {"rows": 16}, TrainConfig(lr=6e-2, epochs=12, batch_size=48, per_fact=5, min_steps=24, wordings=10)  # as casm's in `experiments`
 
 def read_settings(folder: Path) -> dict:
     "The settings of a folder. Raises `CasmError` when it is none of a `TemporalLM`, or of another version."
@@ -101,6 +99,9 @@ def read_settings(folder: Path) -> dict:
     try: found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError: raise CasmError(f"{folder} is not the folder of a TemporalLM (no {SETTINGS}); give one that `casm learn` or TemporalLM.create made") from None
     except (OSError, ValueError) as e: raise CasmError(f"{path}: cannot be read ({e}); restore it") from None
+    if isinstance(found, dict) and found.get("format") == 1:
+        raise CasmError(f"{folder}: was taught by a casm before 0.2, whose slots lie over another memory; give its facts to `casm learn` "
+                        "again, with a new --memory (`casm export` of that casm lists them)")
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise CasmError(f"{path}: is not of format {FORMAT}; open it with the casm that wrote it, or restore it")
     kinds = {"model": (str, type(None)), "backbone": str, "memory": str, "method": dict, "train": dict}
@@ -111,11 +112,15 @@ def read_settings(folder: Path) -> dict:
     return found
 
 # %% ../nbs/40_temporal_lm.ipynb #7abcf50e
+def check_new(folder: Path):
+    "Raises `CasmError` when something is there already"
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())): raise CasmError(f"{folder.absolute()} is there already, and not empty; give a new folder")
+
 @contextmanager
 def new_folder(folder: Path):
     "Within the block, a folder to fill, which then takes its name, durably. Raises `CasmError` when something is there already, or it can't be written."
     folder = folder.absolute()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())): raise CasmError(f"{folder} is there already, and not empty; give a new folder")
+    check_new(folder)
     beside = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -131,10 +136,13 @@ def new_folder(folder: Path):
     finally: shutil.rmtree(beside, ignore_errors=True)
 
 # %% ../nbs/40_temporal_lm.ipynb #ee50c9ff
+def place_of(model: str | Path | None) -> str | None:
+    "A model's name as it is kept: one that casm or the hub knows as it is, a folder by its absolute path, to be found from other working folders"
+    if model is None or model_path(model) != model or not Path(model).exists(): return None if model is None else str(model)
+    return str(Path(model).resolve())
+
 def load_model(name: str | None) -> LM:
-    "A model with a memory, on the device that trains; None is the tiny one. Raises `CasmError` when it has no memory."
-    if name is not None and not (Path(name) / "memory").is_dir():
-        raise CasmError(f"model {name!r} is no folder of a model with a memory; `casm warmup --model {name} --background texts.txt --out DIR` makes one: give that DIR")
+    "A model, on the device that trains; None is the tiny one. Raises `CasmError` with what to do when it can't be had."
     lm = load_lm(name)
     lm.model.to(Accelerator().device)
     return lm
@@ -142,9 +150,14 @@ def load_model(name: str | None) -> LM:
 # %% ../nbs/40_temporal_lm.ipynb #c38182d8
 class StoredCASM(CASM):
     "`CASM` whose commits go to a folder, registry and slots together."
-    def __init__(self, folder: Path, rows: int):
-        super().__init__(rows)
+    def __init__(self, folder: Path, memory: SparseMemory | None = None, **settings):  # memory: the folder's own; None: it gets one
+        super().__init__(**settings)
+        self.memory = memory
         self.folder, self.correct, self.source, self.passages, self.outcomes = folder, False, None, {}, []
+
+    def fit(self, lm):
+        if self.memory is None: super().fit(lm)
+        else: attach(lm.model, self.memory.requires_grad_(False).eval())
 
     def plan(self, facts): return self.registry.plan(facts, self.correct)
 
@@ -164,7 +177,8 @@ def restored(method: StoredCASM):
     except BaseException:
         truncate(bank, slots)
         bank.stored = stored
-        method.pending, method.slot_of, method.periods, method.most = [], {}, periods, most
+        method.pending, method.slot_of, method.told, method.prefixes, method.known = [], {}, {}, {}, {}
+        method.periods, method.most = periods, most
         with suppress(OSError, CasmError): clean_bank(method.folder / "slots", method.registry.bank)      # a file that no commit names
         raise
 
@@ -174,7 +188,7 @@ class TemporalLM:
     def __init__(self, folder: str | Path, model: str | Path | None = None):  # see `load`
         self.folder = Path(folder)
         self.settings = read_settings(self.folder)
-        if model is not None: self.settings["model"] = str(Path(model).resolve())
+        if model is not None: self.settings["model"] = place_of(model)
         self.registry = Registry.open_existing(self.folder / "registry.sqlite")
         try: parts_of(self.folder / "slots", self.registry.bank)
         except CasmError: self.close(); raise
@@ -182,18 +196,21 @@ class TemporalLM:
     @classmethod
     def create(cls,
         folder: str | Path,  # a new one
-        model: str | Path | None = None,  # folder of a model with a memory; None: the tiny model in the package
+        model: str | Path | None = None,  # "smollm2", or any causal LM's folder or name on the hub; None: the tiny model in the package
         multi: Iterable[str] = (),  # relations that may have several values at a time
         periods: Iterable[str] = (),  # names of times, earliest first; none: times are dates
     ) -> "TemporalLM":
         "Begin a memory that knows nothing yet."
-        (rows, train), order, lm = RECIPE, TimeOrder(periods), load_model(None if model is None else str(model))
-        name = None if model is None else str(Path(model).resolve())       # found from other working folders too
-        backbone, method = hash_tensors(lm.model.state_dict()), cls.attach(lm, StoredCASM(Path(folder), **rows))
+        check_new(Path(folder))
+        order, lm = TimeOrder(periods), load_model(None if model is None else str(model))
+        how, train = TINY_RECIPE if lm.tiny else RECIPE
+        backbone, method = hash_tensors(lm.model.state_dict()), cls.attach(lm, StoredCASM(Path(folder), **how))
         with new_folder(Path(folder)) as beside:
             (beside / "slots").mkdir()
+            save_memory(memory_of(lm.model), beside / "memory")
             Registry(beside / "registry.sqlite", order, multi).close()
-            write_json_atomic(beside / SETTINGS, {"format": FORMAT, "model": name, "backbone": backbone, "memory": bank_memory(lm.model), "method": rows, "train": asdict(train)})
+            write_json_atomic(beside / SETTINGS, {"format": FORMAT, "model": place_of(model), "backbone": backbone, "memory": bank_memory(lm.model),
+                                                  "method": how, "train": asdict(train)})
         self = cls(folder)
         self.method = self.opened(method)
         return self
@@ -234,7 +251,9 @@ def the_method(self: TemporalLM) -> StoredCASM:
     lm = load_model(self.settings["model"])
     if hash_tensors(lm.model.state_dict()) != self.settings["backbone"]:
         raise CasmError(f"{self.folder}: was taught over other weights than those of {self.settings['model'] or 'the tiny model'}; give the model it was made with")
-    return self.opened(self.attach(lm, StoredCASM(self.folder, **self.settings["method"])))
+    try: memory, _ = load_memory(self.folder / "memory")
+    except (OSError, ValueError) as e: raise CasmError(f"{self.folder}/memory: {e}") from None
+    return self.opened(self.attach(lm, StoredCASM(self.folder, memory, **self.settings["method"])))
 
 TemporalLM.attach, TemporalLM.opened, TemporalLM.refresh = staticmethod(attach_slots), opened, refresh
 TemporalLM.method = cached_property(the_method)
@@ -253,7 +272,7 @@ def writing(self: TemporalLM):
 def check_prompts(method: StoredCASM, questions: list[str]):
     "Raises `CasmError` for a question that is longer than the model reads"
     most = getattr(method.lm.model.config.get_text_config(), "max_position_embeddings", None)
-    n = max(map(len, encode(method.lm.tokenizer, questions)), default=0)
+    n = max(map(len, encode(method.lm.tokenizer, method.lm.asked(questions))), default=0)
     if most is not None and n + 32 > most: raise CasmError(f"question is {n} tokens long, the model reads {most} with the answer; shorten it")
 
 def check_lengths(method: StoredCASM, lessons: list[Lesson | Outcome], records: list, places: list[str]):
@@ -261,7 +280,7 @@ def check_lengths(method: StoredCASM, lessons: list[Lesson | Outcome], records: 
     most = getattr(method.lm.model.config.get_text_config(), "max_position_embeddings", None)
     for i, x in enumerate(lessons):
         if most is None or isinstance(x, Outcome): continue
-        n = 1 + max(map(len, encode(method.lm.tokenizer, x.texts)))
+        n = max(method.token_counts(lessons_of(method.lm.tiny, x.fact, x.passage)))
         if n > most: lessons[i] = Outcome("refused", records[i], None, None, None, f"{places[i]}: is {n} tokens long with what is taught around it, the model reads {most}; split it")
 
 TemporalLM.writing = writing
@@ -301,7 +320,8 @@ def refuse(lessons: list[Lesson | Outcome], skip_bad: bool):
 # %% ../nbs/40_temporal_lm.ipynb #7bc1d5bb
 def teach(self: TemporalLM, lessons: list[Lesson], source: str | None, correct: bool) -> list[Outcome]:
     "Train the slots of lessons that can stand, and commit; an outcome each"
-    m, items = self.method, list(dict.fromkeys(i for x in lessons for i in x.items))
+    m = self.method
+    items = list(dict.fromkeys(i for x in lessons for i in lessons_of(m.lm.tiny, x.fact, x.passage)))
     if not items: return []
     m.correct, m.source, m.passages = correct, source, {x.fact: x.passage for x in lessons if x.passage}
     with restored(m), torch.random.fork_rng(devices=[]):
@@ -339,42 +359,54 @@ def ask(self: TemporalLM,
     questions = [question] if isinstance(question, str) else list(question)
     for q in questions: check_text("question", q)
     check_prompts(self.method, questions)
-    routes = self.method.router.route(questions, as_of if isinstance(as_of, list) else [as_of] * len(questions))
+    moments = as_of if isinstance(as_of, list) else [as_of] * len(questions)
+    routes = self.method.router.route(questions, moments)
     self.refresh(self.method)
-    answers = [self.explained(a, r) for a, r in zip(self.said(questions, routes), routes)]
+    answers = [self.explained(a, r, quiet) for (a, quiet), r in zip(self.said(questions, routes, moments), routes)]
     self.count(routes)
     said = answers if explain else [a.answer for a in answers]
     return said[0] if isinstance(question, str) else said
 
 # %% ../nbs/40_temporal_lm.ipynb #fffa8bc3
-def said(self: TemporalLM, questions: list[str], routes: list[Route]) -> list[str]:
-    "What the model says. A fact is asked for in a sentence of the kind that teaches facts, as of its own date, and each of two facts by itself; all else as it stands."
+def said(self: TemporalLM, questions: list[str], routes: list[Route], as_of: list[str | None]) -> list[tuple[str, bool]]:
+    "What the model says, and whether a slot kept quiet. Each of two facts is asked for by itself, through its own slot."
     asked = []
-    for i, (q, route) in enumerate(zip(questions, routes)):
-        facts = [(x, r) for x in (route, route.also) if x and (r := self.held(x)) and not is_document(x.key)]
-        asked += [(i, question(ASKED, r.subject, r.relation, r.valid_from), x._replace(also=None)) for x, r in facts] or [(i, q, route)]
-    texts = [[] for _ in questions]
-    for (i, *_), a in zip(asked, self.method.read([p for _, p, _ in asked], [r for *_, r in asked])): texts[i].append(a.text)
-    return [" and ".join(t) for t in texts]
+    for i, (q, route, t) in enumerate(zip(questions, routes, as_of)):
+        facts = [(x._replace(also=None), r) for x in (route, route.also) if x and (r := self.held(x))]
+        asked += [(i, self.worded(q, r), x, t) for x, r in facts] or [(i, q, route, t)]
+    texts, quiet = [[] for _ in questions], set()
+    for (i, _, x, _), a in zip(asked, self.method.read([p for _, p, _, _ in asked], [x for _, _, x, _ in asked], [t for *_, t in asked])):
+        texts[i].append(a.text)
+        if x.slot is not None and a.slot is None: quiet.add(i)
+    return [(" and ".join(t), i in quiet) for i, t in enumerate(texts)]
+
+def worded(self: TemporalLM, asked: str, record: Record) -> str:
+    "A question as it is put to the model: as it was asked. The tiny model, which understands few sentences, is asked for a fact in one that it knows."
+    if not self.method.lm.tiny or is_document((canonical(record.subject), canonical(record.relation))): return asked
+    return question(ASKED, record.subject, record.relation, record.valid_from)
 
 def recite(self: TemporalLM, facts: list[Fact]) -> list[str]:
     "What the model says of facts that have slots, each as of its own date"
     slots = [(f, r.slot) for f in facts if (r := self.registry.get(f.subject, f.relation, f.valid_from)) and r.slot is not None]
     routes = [Route(s, 1., f.key, f.valid_from, "") for f, s in slots]
-    said = dict(zip([f for f, _ in slots], self.said([f.subject for f, _ in slots], routes)))
+    asked = [phrases(f.subject, f.relation)["Ask"] + "?" for f, _ in slots]
+    said = dict(zip([f for f, _ in slots], [a for a, _ in self.said(asked, routes, [None] * len(routes))]))
     return [said.get(f, f.value) for f in facts]
 
 def held(self: TemporalLM, route: Route) -> Record | None:
     "The record that a route leads to"
     return None if route.slot is None else self.registry.get(*route.key, route.as_of)
 
-def explained(self: TemporalLM, answer: str, route: Route) -> Explanation:
+def explained(self: TemporalLM, answer: str, route: Route, quiet: bool) -> Explanation:
     "An answer with what its route says"
     first, *more = [x for x in (route, route.also) if x and x.slot is not None] or [route]
     record = self.held(first)
     window = record and (record.valid_from, record.valid_until)
     source = record and self.registry.provenance(record.fact_id).source
-    return Explanation(answer, first.slot, record, window, source, first.score, " ".join(r.reason for r in (route, route.also) if r), more and self.held(more[0]) or None)
+    reasons = [r.reason for r in (route, route.also) if r]
+    if quiet: reasons.append("It kept quiet: the question does not read what marks its subject and relation, so the model answered alone.")
+    elif record and self.method.lm.tiny: reasons.append("The tiny model was asked in a sentence that it knows.")
+    return Explanation(answer, first.slot, record, window, source, first.score, " ".join(reasons), more and self.held(more[0]) or None)
 
 def count(self: TemporalLM, routes: list[Route]):
     "Count the facts that answered, if the folder can be written"
@@ -382,7 +414,7 @@ def count(self: TemporalLM, routes: list[Route]):
     with suppress(CasmError):
         if used: self.registry.count_use(used)
 
-TemporalLM.ask, TemporalLM.said, TemporalLM.recite, TemporalLM.held, TemporalLM.explained, TemporalLM.count = ask, said, recite, held, explained, count
+TemporalLM.ask, TemporalLM.said, TemporalLM.worded, TemporalLM.recite, TemporalLM.held, TemporalLM.explained, TemporalLM.count = ask, said, worded, recite, held, explained, count
 
 # %% ../nbs/40_temporal_lm.ipynb #da155dca
 def history(self: TemporalLM, subject: str, relation: str) -> list[Record]:
@@ -437,6 +469,7 @@ def save(self: TemporalLM, folder: str | Path) -> Path:
 def copied(self: TemporalLM, beside: Path) -> bool:
     "Copy ledger and slots; False when another process committed meanwhile, and took away what its commit made needless"
     self.registry.backup(beside / "registry.sqlite")
+    shutil.copytree(self.folder / "memory", beside / "memory", dirs_exist_ok=True)
     shutil.rmtree(beside / "slots", ignore_errors=True); (beside / "slots").mkdir()
     with Registry.open_existing(beside / "registry.sqlite") as copy: name = copy.bank
     try:

@@ -6,7 +6,7 @@ import pytest, torch
 
 from casm import temporal_lm
 from casm.checkpoint import Lock
-from casm.experiments import RECIPES
+from casm.experiments import PRETRAINED, RECIPES
 from casm.facts import CasmError, Fact, Passage, document
 from casm.slots import to_flat
 from casm.store import parts_of
@@ -16,14 +16,14 @@ from casm.trainer import TrainConfig
 OLD, NEW = Fact("Torvik Harbour", "pilot boat", "Marigold", "2018"), Fact("Torvik Harbour", "pilot boat", "Grey Heron", "2022")
 ASKED, TIMES = "What is the pilot boat of Torvik Harbour?", ["2017", "2018", "2021", "2022", None]
 CALLS = ("fsync", "rename", "replace", "unlink")  # every os function a commit goes through
-RECIPE = temporal_lm.RECIPE
+RECIPE, TINY_RECIPE = temporal_lm.RECIPE, temporal_lm.TINY_RECIPE
 
-def test_the_recipe_is_that_of_the_experiments(): assert RECIPE == RECIPES["casm"]
+def test_the_recipes_are_those_of_the_experiments(): assert (TINY_RECIPE, RECIPE) == (RECIPES["casm"], PRETRAINED["casm"])
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     "Token training: what is learnt is nonsense, how it is stored and asked is real"
-    monkeypatch.setattr(temporal_lm, "RECIPE", ({"rows": 8}, TrainConfig(lr=.1, epochs=1, min_steps=3)))
+    for name in ("RECIPE", "TINY_RECIPE"): monkeypatch.setattr(temporal_lm, name, ({"rows": 4, "quiet_below": 0.}, TrainConfig(lr=.1, epochs=1, min_steps=3, wordings=3)))
 
 @pytest.fixture
 def lm(stub, tmp_path):
@@ -111,7 +111,7 @@ def test_other_bad_input(lm, stub, tmp_path):
     for bad in ("", " ", None):
         with pytest.raises(CasmError): lm.ask([bad])
     with pytest.raises(CasmError, match="'soon'"): lm.ask(ASKED, "soon")
-    with pytest.raises(CasmError, match="casm warmup"): TemporalLM.create(tmp_path / "new", "gpt2")
+    with pytest.raises(CasmError, match="does not exist"): TemporalLM.create(tmp_path / "new", str(tmp_path / "gpt2"))
     with pytest.raises(CasmError, match="repeats a period"): TemporalLM.create(tmp_path / "new", stub, periods=["a", "a"])
     with pytest.raises(CasmError, match="not empty"): TemporalLM.create(lm.folder, stub)
     with pytest.raises(CasmError, match="not empty"): lm.save(lm.folder)
@@ -130,13 +130,14 @@ def broken(folder, damage):
     if damage == "no SQLite": registry.write_text("hello")
     if damage == "no slots": next((folder / "slots").glob("*.safetensors")).unlink()
     if damage == "cut slots": os.truncate(next((folder / "slots").glob("*.safetensors")), 50)
-    if damage == "other format": (folder / "temporal_lm.json").write_text('{"format": 2}')
+    if damage == "other format": (folder / "temporal_lm.json").write_text('{"format": 3}')
+    if damage == "older casm": (folder / "temporal_lm.json").write_text('{"format": 1}')
     if damage == "half settings": (folder / "temporal_lm.json").write_text('{"format": 1')
-    if damage == "lacking settings": (folder / "temporal_lm.json").write_text('{"format": 1}')
+    if damage == "lacking settings": (folder / "temporal_lm.json").write_text('{"format": 2}')
     if damage == "no settings": (folder / "temporal_lm.json").unlink()
 
 @pytest.mark.parametrize("damage, says", [("other schema", "schema version 99"), ("corrupt", "corrupt|no SQLite file"), ("no registry", "does not exist"), ("no SQLite", "no SQLite file"), ("no slots", "is missing"),
-    ("cut slots", "no file of a slot bank"), ("other format", "not of format 1"), ("half settings", "cannot be read"), ("lacking settings", "lacks"), ("no settings", "no temporal_lm.json")])
+    ("cut slots", "no file of a slot bank"), ("other format", "not of format 2"), ("older casm", "casm before 0.2"), ("half settings", "cannot be read"), ("lacking settings", "lacks"), ("no settings", "no temporal_lm.json")])
 def test_a_damaged_folder_is_refused(damage, says, lm):
     lm.close()
     broken(lm.folder, damage)
@@ -350,10 +351,11 @@ def test_export_is_the_seeds_file(lm, tmp_path):
     assert [(c.before.value, c.after.value) for c in lm.diff("2018", "2022")] == [("Marigold", "Grey Heron")]
 
 
-def test_two_facts_are_asked_for_one_by_one_and_both_explained(lm):
+def test_two_facts_are_read_through_a_slot_each_and_both_explained(lm):
     lm.learn(Fact("Torvik Harbour", "keeper", "Juri Vance", "2019"))
-    both = lm.ask("What are the pilot boat and the keeper of Torvik Harbour?", as_of="2020", explain=True)
-    alone = [lm.ask(f"What is the {r} of Torvik Harbour?", as_of="2020") for r in ("pilot boat", "keeper")]
+    asked = "What are the pilot boat and the keeper of Torvik Harbour?"
+    both = lm.ask(asked, as_of="2020", explain=True)
+    alone = [a.text for a in lm.method.answer_through([asked] * 2, ["2020"] * 2, [0, 1])]
     assert (both.fact.value, both.also.value, both.recorded, both.answer) == ("Marigold", "Juri Vance", "Marigold and Juri Vance", " and ".join(alone))
     early = lm.ask("What are the keeper and the pilot boat of Torvik Harbour?", as_of="2018", explain=True)                # one of the two is not known yet
     assert (early.slot, early.fact.value, early.also) == (0, "Marigold", None)
