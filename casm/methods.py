@@ -552,6 +552,7 @@ def slot_marks(method: CASM, fact: Fact, items: list[Item]) -> torch.Tensor:
     if not memory_of(method.lm.model).config.fingerprint or is_document(fact.key): return nothing
     texts = [p if not isinstance(p, Turn) else tok.apply_chat_template([{"role": "user", "content": str(p)}], add_generation_prompt=True, tokenize=False)
              for p, _ in pairs_of(method, items) if p]
+    if not texts: return nothing                                               # passages that are all answer
     got = tok(texts, add_special_tokens=False, return_offsets_mapping=True)
     ids, width = got["input_ids"], max(map(len, got["input_ids"]))
     x = torch.tensor([i + [0] * (width - len(i)) for i in ids], device=method.bank.storage.device)
@@ -569,7 +570,7 @@ def slot_marks(method: CASM, fact: Fact, items: list[Item]) -> torch.Tensor:
 
 def at_words(text: str, words: list[str], beside: str) -> list[tuple[int, int]]:
     "Where words stand in a text, as (start, end), but for those within the name `beside`"
-    def places(w): return [m.span() for m in re.finditer(rf"(?<!\w){re.escape(w.casefold())}(?!\w)", text.casefold())]
+    def places(w): return [m.span() for m in re.finditer(rf"(?<!\w){re.escape(w)}(?!\w)", text, re.IGNORECASE)]
     names = places(beside) if beside else []
     return [(s, e) for w in words for s, e in places(w) if not any(a <= s and e <= b for a, b in names)]
 

@@ -27,7 +27,7 @@ def teach(name, stub, folder, until=None):
     config = trainer.TrainConfig(lr=1e-3, epochs=1, min_steps=10, batch_size=7, save_every=1, shard=parts == "shard")
     lm = load_lm(stub)
     lm.facts = tuple(bench.facts("2018"))
-    method, chosen, held = make_method(name, **{"smf": {"rows": 20}, "casm": {"rows": 20}}.get(name, {})), [], set()
+    method, chosen, held = make_method(name, **{"smf": {"rows": 20}, "casm": {"rows": 16}}.get(name, {})), [], set()
     def step_loss(*a, f=trainer.step_loss):
         loss = f(*a)
         if hasattr(method, "bank"): chosen.append(method.bank.entries[torch.isin(method.bank.lines, method.bank.trained)].tolist())

@@ -6,9 +6,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from casm import pretraining
-from casm.adapter import attach, memory_of
+from casm.adapter import add_slots, attach, detach, fingerprints, memory_of
 from casm.memory import MemoryConfig, SparseMemory, lookup_hash, memory_hash
-from casm.pretraining import (background_stats, background_world, cut, each_forward, empty_stats, load_lm, make_batch, perplexity, sample_world, save_lm, save_whole,
+from casm.pretraining import (LM, background_stats, background_world, cut, each_forward, empty_stats, fit_memory, load_lm, make_batch, perplexity, sample_world, save_lm, save_whole,
                               text_losses, train_steps, train_tokenizer, warmup, world_texts)
 from casm.ranker import BackgroundStats
 
@@ -183,6 +183,54 @@ def test_second_memory_is_refused(model):
     memory = memory_of(model)
     with pytest.raises(ValueError, match="already has a memory"): warmed(model)
     assert memory_of(model) is memory
+
+
+def test_a_fitted_memory_says_nothing_and_goes_again(model):
+    "the same each time, whatever was drawn before; beside a memory that trained as well as in a bare model"
+    before, x = weights(model), make_batch(TOKENIZER, [(t, "") for t in TEXTS[:4]], whole=True)["input_ids"]
+    modules, logits = [type(m) for m in model.modules()], model(x).logits
+    def fit(model, **more):
+        torch.randn(3)
+        return fit_memory(LM(model, TOKENIZER, None, "m", background=TEXTS), 4, fingerprint=16, **more)
+    memory, twin, other = fit(model), fit(unfitted(model)), fit(unfitted(model), seed=1)
+    c = memory.config
+    assert memory_of(model) is memory and (c.num_rows, c.layers, c.fingerprint_layer, len(memory.table)) == (16, (2,), 1, 0)
+    assert memory_hash(memory) == memory_hash(twin) != memory_hash(other)
+    assert torch.equal(model(x).logits, logits) and not any(p.requires_grad for p in memory.parameters())
+    states = []
+    hook = model.model.layers[2].register_forward_hook(lambda _, args, out: states.append(out[0] if isinstance(out, tuple) else out))
+    model(x)
+    hook.remove()
+    assert .5 < c.scale / states[0].square().mean(-1).sqrt().median() < 2                # as large as what it is added to
+    rows = fingerprints(model, x)
+    assert rows.shape == (*x.shape, 32) and len(rows.unique()) > 100
+    assert detach(model) is memory and [type(m) for m in model.modules()] == modules and same(before, weights(model))
+    own = SparseMemory(config(layers=(2,)))
+    torch.nn.init.normal_(own.table)
+    attach(model, own)
+    logits = model(x).logits
+    beside = fit(model)
+    assert memory_of(model) is beside and torch.equal(add_slots(model)(x).logits, logits)
+
+
+def unfitted(model):
+    "A copy without the fitted memory"
+    model = copy.deepcopy(model)
+    detach(model)
+    return model
+
+
+@pytest.mark.parametrize("change, says", [({"texts": ["."] * 10}, "give more text"), ({"layers": (3,)}, "layers 0 to 2"), ({"layers": (1,)}, "must lie below"),
+                                          ({"broken": True}, "NaN")])
+def test_a_memory_that_cannot_be_fitted_changes_nothing(model, change, says):
+    if change.pop("broken", False):
+        with torch.no_grad(): model.model.layers[0].mlp.down_proj.weight[0, 0] = math.nan
+    before, modules = weights(model), [type(m) for m in model.modules()]
+    lm = LM(model, TOKENIZER, None, "m", background=change.pop("texts", TEXTS))
+    with pytest.raises(ValueError, match=says): fit_memory(lm, 4, fingerprint=16, **change)
+    assert [type(m) for m in model.modules()] == modules
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before.values(), weights(model).values()))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_broken_model_is_refused(model):

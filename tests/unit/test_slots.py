@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from casm.memory import Access, MemoryConfig, SparseMemory, read_rows
-from casm.slots import RowAdamW, RowSGD, SlotBank, commit, find, from_flat, open_slots, read_slots, select, to_flat, write_back
+from casm.slots import PART, RowAdamW, RowSGD, SlotBank, commit, export_slot, find, from_flat, import_slot, mark, open_slots, read_slots, retire
+from casm.slots import rollback_slot, select, share_read, to_flat, truncate, write_back
 
 ROWS, DIM = 12, 3
 row_sets = st.lists(st.sets(st.integers(0, ROWS - 1), min_size=1), min_size=1, max_size=4)
@@ -211,6 +212,49 @@ def test_damaged_tensors_are_refused(break_it):
     bank = SlotBank(ROWS, DIM)
     open_slots(bank, [torch.tensor([1, 5]), torch.tensor([2])])
     commit(bank)
+    with pytest.raises(ValueError, match="damaged"): from_flat(ROWS, **break_it(to_flat(bank)))
+
+
+marks_of_slots = st.lists(st.tuples(st.sets(st.integers(0, 30), max_size=6), st.sets(st.integers(0, 30), max_size=6)), min_size=1, max_size=5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(marks=marks_of_slots, reads=st.lists(st.integers(0, 30), min_size=1, max_size=12), drop=st.integers(0, 4), seed=st.integers(0, 99))
+def test_marks_are_sets(marks, reads, drop, seed, tmp_path_factory):
+    "in whatever order slots are marked, through the flat form, files, retirement and undo: a question reads so much of each part"
+    g, bank, folder = torch.Generator().manual_seed(seed), SlotBank(ROWS, DIM), tmp_path_factory.mktemp("slots")
+    open_slots(bank, [torch.tensor([0])] * len(marks)); commit(bank)
+    for s in torch.randperm(len(marks), generator=g).tolist():
+        mark(bank, [s], [torch.tensor([part * PART + r for part, rows in enumerate(marks[s]) for r in rows], dtype=torch.int64)])
+    def share(slot): return min((len(rows & set(reads)) / len(rows) for rows in marks[slot] if rows), default=1.)
+    def check(bank, want):
+        got = share_read(bank, torch.tensor([*range(len(want)), -1]), torch.tensor([reads] * (len(want) + 1)))
+        torch.testing.assert_close(got, torch.tensor([*want, 1.]))
+    want = [share(s) for s in range(len(marks))]
+    check(bank, want)
+    check(from_flat(ROWS, **to_flat(bank)), want)
+    slot = drop % len(marks)
+    export_slot(bank, slot, folder / "slot", "m")
+    retire(bank, [slot])
+    check(bank, [1. if s == slot else w for s, w in enumerate(want)])
+    rollback_slot(bank, slot, folder / "slot", "m")
+    check(bank, want)
+    assert import_slot(bank, folder / "slot", "m") == len(marks)
+    check(bank, [*want, want[slot]])
+    truncate(bank, slot)
+    check(bank, want[:slot])
+    assert not len(bank.marks) or int(bank.marked.max()) < slot
+
+
+@pytest.mark.parametrize("break_it", [lambda f: f | {"marks": f["marks"] - 8}, lambda f: f | {"marks": f["marks"][:-1]}, lambda f: f | {"marked": f["marked"].flip(0)}, lambda f: f | {"marked": f["marked"] + 1},
+                                      lambda f: f | {"marked": f["marked"] - 1}, lambda f: f | {"marks": f["marks"].long()}, lambda f: f | {"marks": f["marks"].float()}, lambda f: f | {"marked": None},
+                                      lambda f: {k: v for k, v in f.items() if k != "marks"}])
+def test_damaged_marks_are_refused(break_it):
+    bank = SlotBank(ROWS, DIM)
+    open_slots(bank, [torch.tensor([1, 5]), torch.tensor([2])])
+    commit(bank)
+    mark(bank, [0, 1], [torch.tensor([7, 4]), torch.tensor([9])])
+    assert torch.equal(from_flat(ROWS, **to_flat(bank)).marks, torch.tensor([7, 4, 9]))
     with pytest.raises(ValueError, match="damaged"): from_flat(ROWS, **break_it(to_flat(bank)))
 
 
