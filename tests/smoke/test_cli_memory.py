@@ -32,7 +32,7 @@ def place(tmp_path, stub):
 def test_the_life_of_a_memory(place, stub):
     got = casm(f"learn boats.csv --memory m --model {stub}", place)
     assert (got.returncode, got.stdout) == (0, "2 new\ncommit 1; casm undo 1 --memory m takes it back\nresults: m\n"), got
-    assert sorted(files(place / "m"))[:2] == ["memory/memory.json", "memory/memory.safetensors"] and (place / "m" / "temporal_lm.json").exists()
+    assert {"registry.sqlite", "memory/memory.safetensors"} <= files(place / "m").keys() and (place / "m" / "temporal_lm.json").exists()
     got = casm("learn news.jsonl --memory m", place)
     assert got.stdout.splitlines()[:2] == ["1 contradiction, 1 new", "pilot boat of Torvik Harbour: Marigold (from 2018) -> Grey Heron (from 2022)"], got
     assert casm("learn first.json --memory m", place).stdout.splitlines()[:2] == ["1 new, 1 contradiction", "depth of Karn Point: 9 (from 2018) -> 8 (from 2022)"]
