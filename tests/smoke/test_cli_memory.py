@@ -102,7 +102,7 @@ def test_bad_folders_are_one_line_and_stay(place, stub):
     (place / "mine" / "thesis.tex").write_text("x")
     before = files(place)
     refused(casm(f"learn boats.csv --memory mine --model {stub}", place), "is there already, and not empty")
-    refused(casm("learn boats.csv --memory new --model gpt2", place), "casm warmup --model gpt2")
+    refused(casm("learn boats.csv --memory new --model gpt2", place), "gpt2' can't be loaded")
     refused(casm("learn news.jsonl --memory m --model gpt2", place), "leave --model out")
     refused(casm("learn news.jsonl --memory m --period soon", place), "'soon' has no place")
     for line in ("ask Who? --memory mine", "history a b --memory mine", "diff 2018 2019 --memory mine", "undo --memory mine", "export --memory mine --out x"): refused(casm(line, place), "mine is not the folder of a TemporalLM")
