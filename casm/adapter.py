@@ -220,7 +220,10 @@ def heard(layer: CasmLayer, name: str, slots: torch.Tensor, now: Reading) -> tor
     bank, least = layer.first.bank(name), layer.first.configs[name].quiet_below
     if not now.gated or not len(bank.marks) or not least: return slots
     if name not in now.open:
-        reads = layer.base_layer.memory.fingerprint(now.prompt).flatten(1)
+        reads = layer.base_layer.memory.fingerprint(now.prompt)
+        if now.start is not None and now.start.any():                          # an answer that stands behind the prompt opens no slot
+            reads = reads.masked_fill((torch.arange(reads.shape[1], device=reads.device) > per_sample(now.start, len(reads), layer.widened)[:, None])[..., None], -1)
+        reads = reads.flatten(1)
         each = slots.reshape(len(slots), -1).T.contiguous()
         now.open[name] = torch.stack([share_read(bank, s, reads) >= least for s in each], 1).view_as(slots)
     return torch.where(now.open[name], slots, -1)

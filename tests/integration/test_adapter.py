@@ -466,3 +466,19 @@ def test_adapter_names_that_lose_tensors_are_refused():
         assert not any("casm_" in n for n, _ in model.named_modules())
     with pytest.raises(ValueError, match="adapter_names"): add_slots(attach(backbone(), memory()))(X, adapter_names=["default"] * 3)
     with pytest.raises(ValueError, match="add_slots"): casm_layer(backbone())
+
+
+def test_an_answer_opens_no_slot():
+    "What stands behind the prompt may read all the marks there are: it is the prompt that decides"
+    peft = wary(attach(backbone(), memory(**MEMORIES["scaled"])))
+    bank, prompt = slot_bank(peft), X[:1, :4]
+    open_slots(bank, [torch.arange(64)])
+    torch.nn.init.normal_(bank.param)
+    commit(bank)
+    told = torch.tensor([sorted(set(fingerprints(peft, X[:1])[0, 4:].unique().tolist()) - set(fingerprints(peft, prompt).unique().tolist()))])
+    mark(bank, [0], [told[0]])
+    start, slots = torch.tensor([3]), torch.tensor([0])
+    bare = peft(X[:1]).logits
+    with reading(peft, slots, start): assert torch.equal(peft(X[:1]).logits, bare)
+    with reading(peft, slots): assert not torch.equal(peft(X[:1]).logits, bare)
+    with reading(peft, slots, start, gated=False): assert not torch.equal(peft(X[:1]).logits, bare)
