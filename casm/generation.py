@@ -131,6 +131,7 @@ def reading_on(model, slots: torch.Tensor | None, batch: list[int], begun: set[i
     with reading(model, slots[batch], slots.new_zeros(len(batch)) if everywhere else None) as now: yield
     for opened in now.open.values(): slots[batch] = slots[batch].masked_fill(~opened, -1)
 
+# %% ../nbs/07_generation.ipynb #09465d81
 def continued(
     model, tokenizer,
     x: torch.Tensor,  # prompts, int64 (B, T)

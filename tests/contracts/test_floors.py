@@ -13,7 +13,7 @@ FLOORS = [
     {"memory", "facts"},
     {"ranker", "slots", "registry", "wordings", "benchmark", "checkpoint"},
     {"router", "adapter", "finetuner", "store", "gemini", "datasets", "language"},
-    {"generation", "pretraining"},
+    {"generation", "pretraining", "prefix"},
     {"methods", "baselines"},
     {"trainer", "evaluation"},
     {"experiments", "report", "temporal_lm", "lm_eval", "edits"},
@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "router": {"memory", "ranker", "slots", "facts", "registry"}, "adapter": {"memory", "slots"},
     "finetuner": {"memory", "ranker", "slots"}, "store": {"facts", "slots", "registry", "checkpoint"}, "gemini": {"facts", "benchmark", "wordings"}, "datasets": {"facts", "benchmark"},
     "language": {"facts", "checkpoint"},
-    "generation": {"adapter"}, "pretraining": {"facts", "memory", "adapter", "ranker", "language", "generation"},
+    "generation": {"adapter"}, "prefix": {"adapter", "generation"}, "pretraining": {"facts", "memory", "adapter", "ranker", "language", "generation"},
     "methods": below(5), "baselines": below(5) | {"methods"},
     "trainer": {"facts", "methods", "checkpoint"}, "evaluation": {"facts", "benchmark", "generation"},
     "experiments": below(7), "report": {"facts", "evaluation"}, "temporal_lm": below(7),
@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "cli": below(8) | {"data_cli", "eval_cli"}, "eval_cli": below(8), "data_cli": {"facts", "benchmark", "gemini", "datasets"},
 }
 # those that stand on the floor of one they import
-BESIDE = {("pretraining", "generation"), ("baselines", "methods"), ("lm_eval", "experiments"), ("lm_eval", "temporal_lm"), ("cli", "data_cli"), ("cli", "eval_cli")}
+BESIDE = {("pretraining", "generation"), ("prefix", "generation"), ("baselines", "methods"), ("lm_eval", "experiments"), ("lm_eval", "temporal_lm"), ("cli", "data_cli"), ("cli", "eval_cli")}
 # what the requirements themselves cannot do without
 GRANTED = {"numpy", "tokenizers", "huggingface_hub", "pyarrow"}
 
