@@ -39,7 +39,7 @@ class Memory:
 
     def answer(self, questions: list[str], as_of: list[str | None]) -> list[Said]:
         routes = self.lm.method.router.route(questions, as_of)
-        return [Said(text, None if quiet else r.slot, r.score) for (text, quiet), r in zip(self.lm.said(questions, routes, as_of), routes)]
+        return [Said(text, r.slot, r.score) for (text, _), r in zip(self.lm.said(questions, routes, as_of), routes)]
 
     def answer_through(self, questions: list[str], as_of: list[str | None], slots: list[int | None]) -> list[Said]: return self.lm.method.answer_through(questions, as_of, slots)
 

@@ -120,6 +120,7 @@ def generate(
     model.train(was_training)
     return out
 
+# %% ../nbs/07_generation.ipynb #6b36e6f7
 @contextmanager
 def reading_on(model, slots: torch.Tensor | None, batch: list[int], begun: set[int], everywhere: bool):
     "`reading` for the prompts of a batch, or for what follows them; a slot that keeps quiet at its prompt becomes -1 in `slots`"

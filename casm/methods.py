@@ -52,10 +52,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Answer:
-    "What a method answers: the text, the slot it was read through (None: none) and the router's score (None: no router)."
+    "What a method answers: the text, the slot that the router chose (None: none), its score (None: no router), and whether that slot kept quiet."
     text: str
     slot: int | None = None
     score: float | None = None
+    quiet: bool = False
 
 # %% ../nbs/10_methods.ipynb #444ee63d
 def split_answer(item: Item) -> tuple[str, str]:
@@ -617,7 +618,7 @@ def casm_read(method: CASM, questions: list[str], routes: list[Route], as_of: li
     "Greedy answers, each through the slots that its route opens"
     shut = set()
     texts = generate(method.lm.model, method.lm.tokenizer, *aim(method.lm, questions, routes, as_of), progress="casm answers", shut=shut)
-    return [Answer(answer_of(t), None if i in shut else r.slot, r.score) for i, (t, r) in enumerate(zip(texts, routes))]
+    return [Answer(answer_of(t), r.slot, r.score, i in shut) for i, (t, r) in enumerate(zip(texts, routes))]
 
 def casm_answer(method: CASM, questions: list[str], as_of: list[str | None]) -> list[Answer]:
     "Route each question on its text and date alone, then decode through the slot that was chosen"

@@ -377,7 +377,7 @@ def said(self: TemporalLM, questions: list[str], routes: list[Route], as_of: lis
     texts, quiet = [[] for _ in questions], set()
     for (i, _, x, _), a in zip(asked, self.method.read([p for _, p, _, _ in asked], [x for _, _, x, _ in asked], [t for *_, t in asked])):
         texts[i].append(a.text)
-        if x.slot is not None and a.slot is None: quiet.add(i)
+        if a.quiet: quiet.add(i)
     return [(" and ".join(t), i in quiet) for i, t in enumerate(texts)]
 
 def worded(self: TemporalLM, asked: str, record: Record) -> str:

@@ -13,7 +13,7 @@ FLOORS = [
     {"memory", "facts"},
     {"ranker", "slots", "registry", "wordings", "benchmark", "checkpoint"},
     {"router", "adapter", "finetuner", "store", "gemini", "datasets", "language"},
-    {"generation", "pretraining", "prefix"},
+    {"generation", "prefix", "pretraining"},
     {"methods", "baselines"},
     {"trainer", "evaluation"},
     {"experiments", "report", "temporal_lm", "lm_eval", "edits"},
