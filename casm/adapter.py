@@ -220,7 +220,12 @@ def heard(layer: CasmLayer, name: str, slots: torch.Tensor, now: Reading) -> tor
     bank, least = layer.first.bank(name), layer.first.configs[name].quiet_below
     if not now.gated or not len(bank.marks) or not least: return slots
     if name not in now.open:
-        reads = layer.base_layer.memory.fingerprint(now.prompt).flatten(1)
+        reads = layer.base_layer.memory.fingerprint(now.prompt)
+        if now.start is not None and now.start.any():                          # an answer behind the prompt opens no slot
+            end = per_sample(now.start, len(reads), layer.widened)[:, None]
+            at = torch.arange(reads.shape[1], device=reads.device)
+            reads = reads.masked_fill((at > end)[..., None], -1)
+        reads = reads.flatten(1)
         each = slots.reshape(len(slots), -1).T.contiguous()
         now.open[name] = torch.stack([share_read(bank, s, reads) >= least for s in each], 1).view_as(slots)
     return torch.where(now.open[name], slots, -1)
@@ -434,13 +439,17 @@ class CasmModel(BaseTuner):
 
 # %% ../nbs/06_adapter.ipynb #8272fb7f
 def find_memory(config: CasmConfig, model: nn.Module):
-    "Attach the configured memory to a model without one. Raises `ValueError`, and changes nothing, when there is none or it is another."
+    "Attach the configured memory to a model without one, one with a scale also beside the model's own. Raises `ValueError`, and changes nothing, when there is none or it is another."
     attached = any(isinstance(m, MemoryMLP) for m in model.modules())
     if not attached and config.memory is None: memory_of(model)
-    if not attached and not (Path(config.memory) / "memory.json").is_file():
+    there = config.memory is not None and (Path(config.memory) / "memory.json").is_file()
+    if not attached and not there:
         raise ValueError(f"memory={config.memory!r}: no folder of a memory; attach() the memory first, or give the folder that save_memory wrote")
     memory = memory_of(model) if attached else load_memory(config.memory)[0]
     mine = memory_hash(memory)
+    if attached and there and config.memory_hash not in (None, mine) and memory.config.scale is None:
+        beside = load_memory(config.memory)[0]
+        if beside.config.scale is not None: memory, mine, attached = beside, memory_hash(beside), False
     if config.memory_hash not in (None, mine):
         raise ValueError(f"memory_hash={config.memory_hash[:12]}…: this memory is {mine[:12]}…; attach the memory the adapter was trained on, in the same type")
     if not attached: attach(model, memory.eval())

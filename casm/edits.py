@@ -145,6 +145,7 @@ def token_shares(
     answers: list[str],  # the text that follows each prompt, with its leading space; at least a token
     slots: list[int | tuple[int, int]] | None = None,  # as for `generate`
     batch_size: int = 128,
+    everywhere: bool = False,  # as for `generate`
 ) -> list[float]:
     "For each answer the share of its tokens that are the likeliest where they stand, all before them given."
     import torch
@@ -156,7 +157,8 @@ def token_shares(
     model.eval()
     for batch in equal_lengths(full, batch_size):
         x = torch.tensor([full[i] for i in batch], device=device)
-        with torch.no_grad(), reading(model, None if each is None else each[batch]):
+        start = None if everywhere else torch.tensor([len(heads[i]) - 1 for i in batch], device=device)
+        with torch.no_grad(), reading(model, None if each is None else each[batch], start):
             right = model(input_ids=x).logits[:, :-1].argmax(-1) == x[:, 1:]
         for n, i in enumerate(batch): out[i] = right[n, len(heads[i]) - 1:].float().mean().item()
     model.train(was_training)

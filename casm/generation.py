@@ -132,6 +132,7 @@ def reading_on(model, slots: torch.Tensor | None, batch: list[int], begun: set[i
     with reading(model, slots[batch], slots.new_zeros(len(batch)) if everywhere else None) as now: yield
     for opened in now.open.values(): slots[batch] = slots[batch].masked_fill(~opened, -1)
 
+# %% ../nbs/07_generation.ipynb #09465d81
 def continued(
     model, tokenizer,
     x: torch.Tensor,  # prompts, int64 (B, T)
@@ -221,14 +222,17 @@ def hidden_norms(
     slots: list[int | tuple[int, int]] | None = None,  # as for `generate`
     most: int = 64,  # tokens of a prompt that are read
     batch_size: int = 128,
+    everywhere: bool = False,  # as for `generate`
 ) -> dict[str, torch.Tensor]:  # norms: float32 (n, layers + 1, T), the embeddings first; lengths: int64 (n,); token_ids: int64 (n, T)
     "L2 norms of the hidden states at each prompt's first tokens, zeros behind its end."
-    ids, device, was_training = [x[:most] for x in encode(tokenizer, prompts)], next(model.parameters()).device, model.training
+    whole, device, was_training = encode(tokenizer, prompts), next(model.parameters()).device, model.training
+    ids = [x[:most] for x in whole]
     each, norms = slot_ids(slots, len(prompts), device), [None] * len(ids)
     model.eval()
     for batch in equal_lengths(ids, batch_size):
         x = torch.tensor([ids[i] for i in batch], device=device)
-        with reading(model, None if each is None else each[batch]): states = model(input_ids=x, output_hidden_states=True).hidden_states
+        start = None if everywhere else torch.tensor([len(whole[i]) - 1 for i in batch], device=device)
+        with reading(model, None if each is None else each[batch], start): states = model(input_ids=x, output_hidden_states=True).hidden_states
         for i, y in zip(batch, torch.stack([h.float().norm(dim=-1).cpu() for h in states], -1)): norms[i] = y        # (tokens, layers + 1)
     model.train(was_training)
     return {"norms": pad_sequence(norms, batch_first=True).mT.contiguous(), "lengths": torch.tensor([len(x) for x in ids]), "token_ids": pad_sequence([torch.tensor(x) for x in ids], batch_first=True)}

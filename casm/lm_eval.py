@@ -147,7 +147,7 @@ def likelihoods(self: Answerer, texts: list[str], answers: list[str], as_of: lis
     if type(m).answer not in (answer_plain, casm_answer): raise CasmError(f"method {m.name} does not answer from its weights alone, so no answer has a log-probability: ask it tasks that generate, or choose another method")
     check_prompts(m, [t + a for t, a in zip(texts, answers)])
     prompts, slots = m.prompts(texts, self.moments(texts, as_of))
-    return answer_scores(m.lm.model, m.lm.tokenizer, prompts, answers, slots)
+    return answer_scores(m.lm.model, m.lm.tokenizer, prompts, answers, slots, everywhere=m.everywhere)
 
 Answerer.likelihoods = likelihoods
 

@@ -191,7 +191,7 @@ def logprobs(method: Method, questions: list[str], as_of: list[str | None], answ
 
 def norms(method: Method, questions: list[str], as_of: list[str | None]) -> dict[str, torch.Tensor]:
     "`hidden_norms` of the questions, each read as the method would read it"
-    return hidden_norms(method.lm.model, method.lm.tokenizer, *method.prompts(questions, as_of))
+    return hidden_norms(method.lm.model, method.lm.tokenizer, *method.prompts(questions, as_of), everywhere=method.everywhere)
 
 def perplexity(method: Method, texts: list[str]) -> float | None:  # None: too large a number
     "Perplexity of texts of two words or more, each read through the slot, if any, that it would get as a question; its first word is given"

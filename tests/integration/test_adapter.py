@@ -447,7 +447,8 @@ def test_a_damaged_bank_is_never_read_whoever_loaded_it(saved, what):
 
 def test_another_memory_is_refused(saved):
     folder, _ = saved
-    other = attach(backbone(), memory())
+    scaled = json.loads((folder / "adapter" / "adapter_config.json").read_text())["num_marks"] > 0
+    other = attach(backbone(), memory(**MEMORIES["scaled"] | {"scale": 3.} if scaled else {}))
     with pytest.raises(ValueError, match="attach the memory the adapter was trained on"): load_adapter(other, folder / "adapter")
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     name = (folder / "adapter" / config["memory"]).resolve()
@@ -466,3 +467,34 @@ def test_adapter_names_that_lose_tensors_are_refused():
         assert not any("casm_" in n for n, _ in model.named_modules())
     with pytest.raises(ValueError, match="adapter_names"): add_slots(attach(backbone(), memory()))(X, adapter_names=["default"] * 3)
     with pytest.raises(ValueError, match="add_slots"): casm_layer(backbone())
+
+
+def test_a_memory_with_a_scale_is_attached_beside_the_models_own(tmp_path):
+    "as the tiny model's is; unloading leaves that"
+    def own():
+        model = backbone()
+        return attach(model, memory(filled=True, layers=(2,)))
+    peft = wary(attach(own(), memory(**MEMORIES["scaled"])))
+    fit(peft, marked=True)
+    save_adapter(peft, tmp_path / "adapter")
+    again = load_adapter(own(), tmp_path / "adapter")
+    assert torch.equal(again(X, slots=SLOTS).logits, peft(X, slots=SLOTS).logits)
+    assert not torch.equal(again(X, slots=SLOTS).logits, own()(X).logits)
+    left = again.unload()
+    assert torch.equal(left(X).logits, own()(X).logits) and [*left.state_dict()] == [*own().state_dict()]
+
+
+def test_an_answer_opens_no_slot():
+    "What stands behind the prompt may read all the marks there are: it is the prompt that decides"
+    peft = wary(attach(backbone(), memory(**MEMORIES["scaled"])))
+    bank, prompt = slot_bank(peft), X[:1, :4]
+    open_slots(bank, [torch.arange(64)])
+    torch.nn.init.normal_(bank.param)
+    commit(bank)
+    told = torch.tensor([sorted(set(fingerprints(peft, X[:1])[0, 4:].unique().tolist()) - set(fingerprints(peft, prompt).unique().tolist()))])
+    mark(bank, [0], [told[0]])
+    start, slots = torch.tensor([3]), torch.tensor([0])
+    bare = peft(X[:1]).logits
+    with reading(peft, slots, start): assert torch.equal(peft(X[:1]).logits, bare)
+    with reading(peft, slots): assert not torch.equal(peft(X[:1]).logits, bare)
+    with reading(peft, slots, start, gated=False): assert not torch.equal(peft(X[:1]).logits, bare)

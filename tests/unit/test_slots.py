@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from casm.memory import Access, MemoryConfig, SparseMemory, read_rows
-from casm.slots import PART, RowAdamW, RowSGD, SlotBank, commit, export_slot, find, from_flat, import_slot, mark, open_slots, read_slots, retire
-from casm.slots import rollback_slot, select, share_read, to_flat, truncate, write_back
+from casm.slots import PART, RowAdamW, RowSGD, SlotBank, commit, export_slot, find, from_flat, import_slot, mark
+from casm.slots import open_slots, read_slots, retire, rollback_slot, select, share_read, to_flat, truncate, write_back
 
 ROWS, DIM = 12, 3
 row_sets = st.lists(st.sets(st.integers(0, ROWS - 1), min_size=1), min_size=1, max_size=4)
@@ -246,9 +246,15 @@ def test_marks_are_sets(marks, reads, drop, seed, tmp_path_factory):
     assert not len(bank.marks) or int(bank.marked.max()) < slot
 
 
-@pytest.mark.parametrize("break_it", [lambda f: f | {"marks": f["marks"] - 8}, lambda f: f | {"marks": f["marks"][:-1]}, lambda f: f | {"marked": f["marked"].flip(0)}, lambda f: f | {"marked": f["marked"] + 1},
-                                      lambda f: f | {"marked": f["marked"] - 1}, lambda f: f | {"marks": f["marks"].long()}, lambda f: f | {"marks": f["marks"].float()}, lambda f: f | {"marked": None},
-                                      lambda f: {k: v for k, v in f.items() if k != "marks"}])
+MARK_DAMAGE = {
+    "below 0": lambda f: f | {"marks": f["marks"] - 8}, "fewer marks": lambda f: f | {"marks": f["marks"][:-1]},
+    "out of order": lambda f: f | {"marked": f["marked"].flip(0)}, "a slot too high": lambda f: f | {"marked": f["marked"] + 1},
+    "a slot too low": lambda f: f | {"marked": f["marked"] - 1}, "int64": lambda f: f | {"marks": f["marks"].long()},
+    "float": lambda f: f | {"marks": f["marks"].float()}, "no slots": lambda f: f | {"marked": None},
+    "no marks": lambda f: {k: v for k, v in f.items() if k != "marks"},
+}
+
+@pytest.mark.parametrize("break_it", MARK_DAMAGE.values(), ids=MARK_DAMAGE)
 def test_damaged_marks_are_refused(break_it):
     bank = SlotBank(ROWS, DIM)
     open_slots(bank, [torch.tensor([1, 5]), torch.tensor([2])])
