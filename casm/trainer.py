@@ -118,7 +118,7 @@ def read_yaml(path: str | Path) -> dict:
 _EXPONENT = re.compile(r"[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+")  # 1e-3: a number to everybody but YAML 1.1
 
 # %% ../nbs/13_trainer.ipynb #ad0b3a37
-ELSEWHERE = ("CASM_CACHE",)  # environment variables of other parts of casm
+ELSEWHERE = ("CASM_CACHE", "CASM_REQUIRE_MODEL")  # environment variables of other parts of casm
 
 def layered(
     recipe: TrainConfig,  # the lowest layer
