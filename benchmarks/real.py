@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from casm import TemporalLM
 from casm.benchmark import generate
 from casm.experiments import GENERAL
-from casm.facts import answers_match
+from casm.facts import Fact, answers_match
 from casm.generation import answer_of, answer_scores, generate as decode
 from casm.wordings import wordings
 
@@ -55,13 +55,10 @@ class Study:
     def answers(self, kind: str, prompts: list[str], slots: list[int] | None) -> list[dict]:
         "The answers to prompts, through given slots (-1: none) or, with None, those that the router opens; from the file if they are there"
         done, m = [x for x in self.lines if x["kind"] == kind], self.lm.method
-        for i in tqdm(range(len(done), len(prompts), 50), desc=kind, disable=None):
-            some = prompts[i:i + 50]
-            if slots is None:
-                said = [(e.answer, e.slot) for e in self.lm.ask(some, explain=True)]
-            else:
-                texts = decode(m.lm.model, m.lm.tokenizer, m.lm.asked(some), slots[i:i + 50])
-                said = [(answer_of(t), s) for t, s in zip(texts, slots[i:i + 50])]
+        for i in tqdm(range(len(done), len(prompts), 250), desc=kind, disable=None):
+            some = prompts[i:i + 250]
+            if slots is None: said = [(e.answer, e.slot) for e in self.lm.ask(some, explain=True)]
+            else: said = zip(map(answer_of, decode(m.lm.model, m.lm.tokenizer, m.lm.asked(some), slots[i:i + 250])), slots[i:i + 250])
             new = [{"kind": kind, "prompt": p, "answer": a, "slot": s} for p, (a, s) in zip(some, said)]
             with self.path.open("a") as f: f.writelines(json.dumps(x, ensure_ascii=False) + "\n" for x in new)
             self.lines += new
@@ -69,21 +66,43 @@ class Study:
         return done[:len(prompts)]
 
     def told(self, split: str) -> tuple[list[str], list]:
-        "The wordings of a split, one form after the other, and the fact of each"
-        both = [(w.prompt, i) for i, f in enumerate(self.facts) for w in wordings(f, split)[:10]]
+        "Five wordings of a split for each fact, and their facts"
+        both = [(w.prompt, i) for i, f in enumerate(self.facts) for w in wordings(f, split)[:5]]
         return [p for p, _ in both], [i for _, i in both]
 
-    def carried(self, split: str, routed: bool) -> list[float]:
-        "Share of a split's wordings that are answered with the value"
+    def carried(self, split: str) -> dict:
+        "Shares of a split's wordings that are answered with the value: through the right slot, and through the one that the router opens"
         prompts, who = self.told(split)
-        said = self.answers(f"{split} {'router' if routed else 'slot'}", prompts, None if routed else [self.slot[i] for i in who])
-        return wilson(sum(answers_match(x["answer"], self.facts[i].value) for x, i in zip(said, who)), len(who))
+        right = self.answers(f"{split} slot", prompts, [self.slot[i] for i in who])
+        routes = self.lm.method.router.route(prompts, [None] * len(prompts))
+        astray = [k for k, (r, i) in enumerate(zip(routes, who)) if r.slot != self.slot[i] or r.also]
+        routed = dict(enumerate(right)) | dict(zip(astray, self.answers(f"{split} router", [prompts[k] for k in astray], None)))   # the same slot says the same
+        def share(said): return wilson(sum(answers_match(said[k]["answer"], self.facts[i].value) for k, i in enumerate(who)), len(who))
+        return {"right slot": share(right), "router": share(routed)}
+
+    def old_versions(self, later: int) -> dict:
+        "The first twenty facts get `later` new values, one a year: the share of dated questions about the first value whose answer stays, to the letter"
+        facts = self.facts[:20]
+        asked = [(w.prompt, i) for i, f in enumerate(facts) for w in wordings(f, "choose")]
+        prompts, slots = [p for p, _ in asked], [self.slot[i] for _, i in asked]
+        before = [x["answer"] for x in self.answers("choose slot", self.told("choose")[0][:len(asked)], slots)]
+        for k in range(1, later + 1):
+            new = [Fact(f.subject, f.relation, facts[(i + k) % len(facts)].value, str(int(f.valid_from) + k)) for i, f in enumerate(facts)]
+            self.lm.learn([f for f in new if not self.lm.registry.get(f.subject, f.relation, f.valid_from).valid_from == f.valid_from])
+        after = [x["answer"] for x in self.answers("after later versions", prompts, slots)]
+        asked_of = [e.slot for e in self.lm.ask(prompts, explain=True)]
+        return {"versions": later, "answers": wilson(sum(a == b for a, b in zip(before, after)), len(after)), "slots found": wilson(sum(a == b for a, b in zip(slots, asked_of)), len(slots))}
+
+    def bare(self, kind: str, prompts: list[str]) -> dict[str, str]:
+        "The answers of the model alone, by prompt"
+        once = list(dict.fromkeys(prompts))
+        return {x["prompt"]: x["answer"] for x in self.answers(f"{kind} bare", once, [-1] * len(once))}
 
     def wrong(self, kind: str, prompts: list[str], own: list[int]) -> dict:
         "Questions read through another fact's slot: the share that keeps the bare model's answer, and the share that says the slot's value"
         others = [self.rng.choice([j for j in range(len(self.facts)) if j != i]) for i in own]
-        bare, said = self.answers(f"{kind} bare", prompts, [-1] * len(prompts)), self.answers(f"{kind} wrong", prompts, [self.slot[j] for j in others])
-        return {"kept": wilson(sum(a["answer"] == b["answer"] for a, b in zip(bare, said)), len(prompts)),
+        bare, said = self.bare(kind, prompts), self.answers(f"{kind} wrong", prompts, [self.slot[j] for j in others])
+        return {"kept": wilson(sum(x["answer"] == bare[x["prompt"]] for x in said), len(prompts)),
                 "blurted": wilson(sum(answers_match(x["answer"], self.facts[j].value) for x, j in zip(said, others)), len(prompts))}
 
     def perplexity(self, slot: int | None) -> float:
@@ -98,6 +117,7 @@ def main():
     p.add_argument("--facts", type=int, default=100)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, default=Path("runs/real"))
+    p.add_argument("--versions", type=int, default=0, help="at the end, teach the first twenty facts so many later values, and ask for the first again")
     p.add_argument("--final", action="store_true", help="open the wordings that may choose nothing")
     p.add_argument("--json", type=Path)
     a = p.parse_args()
@@ -110,9 +130,10 @@ def main():
     asked = s.rng.sample(range(a.facts), min(a.facts, 60))
     found["wrong slot, taught neighbours"] = s.wrong("neighbour", [wordings(s.facts[i], "train")[1].prompt for i in asked], asked)
     found["perplexity of running text"] = {"bare": s.perplexity(None), "through a random slot": s.perplexity(s.rng.choice(s.slot))}
-    for split in ("choose", "train", *["final"] * a.final): found[f"{split} wordings"] = {"right slot": s.carried(split, False), "router": s.carried(split, True)}
-    free = s.answers("general router", [q for q, _ in GENERAL], None)
-    found["unrouted answers as the bare model's"] = wilson(sum(x["answer"] == y["answer"] for x, y in zip(free, s.answers("general bare", [q for q, _ in GENERAL], [-1] * len(GENERAL)))), len(free))
+    for split in ("choose", "train", *["final"] * a.final): found[f"{split} wordings"] = s.carried(split)
+    free, bare = s.answers("general router", [q for q, _ in GENERAL], None), s.bare("general", [q for q, _ in GENERAL])
+    found["unrouted answers as the bare model's"] = wilson(sum(x["answer"] == bare[x["prompt"]] for x in free), len(free))
+    if a.versions: found["old answers"] = s.old_versions(a.versions)
     print(json.dumps(found, indent=1))
     if a.json: a.json.write_text(json.dumps(found, indent=1) + "\n")
     print(f"results: {a.out}", file=sys.stderr)

@@ -36,6 +36,7 @@ from .eval_cli import add_eval
 from .datasets import read_records, read_texts
 from .facts import BACKGROUND_FORMS, CasmError, answers_match, canonical, is_document, question, relation_text, time_key
 from .language import MODELS, ORIGIN, get_model, model_path
+from .wordings import read_wordings
 
 # %% ../nbs/50_cli.ipynb #a66de16a
 class Parser(argparse.ArgumentParser):
@@ -257,7 +258,7 @@ def opened(folder: str):
 
 def learn_command(args):
     "Teach a memory, new or not, what is in a file; print what that did"
-    rows, folder = list(read_records(args.file)), Path(args.memory)
+    rows, folder, wordings = list(read_records(args.file)), Path(args.memory), read_wordings(args.wordings) if args.wordings else {}
     unread = [str(r) for _, r in rows if isinstance(r, CasmError)]
     if unread and not args.skip_bad: raise CasmError(f"{unread[0]}{f' (and {len(unread) - 1} more)' if unread[1:] else ''}; nothing was learnt")
     rows = [(where, r) for where, r in rows if not isinstance(r, CasmError)]
@@ -266,7 +267,7 @@ def learn_command(args):
         if not made and args.model is not None and lm.settings["model"] != model_of(args.model):
             raise CasmError(f"--model {args.model}: {folder} was made with {lm.settings['model'] or 'the tiny model'}; leave --model out")
         before = lm.registry.last_commit
-        try: outcomes = lm.learn([r for _, r in rows], args.period, [where for where, _ in rows], args.skip_bad, args.correct)
+        try: outcomes = lm.learn([r for _, r in rows], args.period, [where for where, _ in rows], args.skip_bad, args.correct, wordings)
         except BaseException:
             if lm.registry.last_commit > before: args.stopped = f"commit {lm.registry.last_commit} was made all the same; casm undo takes it back"
             elif made and not lm.registry.last_commit: shutil.rmtree(folder)            # unless another process has taught it meanwhile
@@ -311,7 +312,8 @@ def add_learn(commands):
     p.add_argument("file", help="records with subject, relation, value, valid_from (.jsonl, .csv), entity, relation, value_YEAR… (.json), or text, date (.jsonl, .csv, or .txt with a text a line)")
     add_folder(p, "folder of the memory; begun if it is new")
     p.add_argument("--period", metavar="DATE", help="the date of records that have none")
-    p.add_argument("--model", metavar="DIR", help=f"for a new folder: {' or '.join(MODELS)} (see casm get), or the folder of a model with a memory, which casm warmup makes (default: the tiny one in the package)")
+    p.add_argument("--model", metavar="DIR", help=f"for a new folder: {A_MODEL} (default: the tiny one in the package)")
+    p.add_argument("--wordings", metavar="FILE", help="further ways to ask for the facts, from casm data augment --wordings: taught before casm's own (.jsonl; the tiny model learns none)")
     p.add_argument("--skip-bad", action="store_true", help="learn what can stand, and list what is left out")
     p.add_argument("--correct", action="store_true", help="the facts replace what stands at their dates")
 

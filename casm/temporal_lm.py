@@ -6,8 +6,8 @@
 __all__ = ['FORMAT', 'SETTINGS', 'ASKED', 'TINY_RECIPE', 'RECIPE', 'Lesson', 'lesson_of', 'passage_lesson', 'judge',
            'read_settings', 'check_new', 'new_folder', 'place_of', 'load_model', 'StoredCASM', 'restored', 'TemporalLM',
            'attach_slots', 'opened', 'refresh', 'the_method', 'writing', 'check_prompts', 'check_lengths', 'learn',
-           'refuse', 'teach', 'Explanation', 'ask', 'said', 'worded', 'recite', 'held', 'explained', 'count', 'history',
-           'diff', 'export', 'undo', 'redo', 'undone', 'save', 'copied']
+           'worded_lessons', 'refuse', 'teach', 'Explanation', 'ask', 'said', 'worded', 'recite', 'held', 'explained',
+           'count', 'history', 'diff', 'export', 'undo', 'redo', 'undone', 'save', 'copied']
 
 # %% ../nbs/40_temporal_lm.ipynb #ef356818
 import json
@@ -35,13 +35,14 @@ from .router import Route, default_router
 from .slots import truncate
 from .store import clean_bank, commit_bank, load_bank, parts_of
 from .trainer import TrainConfig, train_period
-from .wordings import phrases
+from .wordings import Added, Wording, added_wordings, phrases
 
 # %% ../nbs/40_temporal_lm.ipynb #fe3a8825
 class Lesson(NamedTuple):
-    "A fact, and the text that it was read in if there is one."
+    "A fact, the text that it was read in if there is one, and wordings of it beside the project's own."
     fact: Fact
     passage: str | None = None
+    added: tuple[Wording, ...] = ()
 
 def lesson_of(
     record: Fact | Passage | dict | str,  # a dict has the fields of a fact, or a text and perhaps date and source
@@ -199,18 +200,21 @@ class TemporalLM:
         model: str | Path | None = None,  # "smollm2", or any causal LM's folder or name on the hub; None: the tiny model in the package
         multi: Iterable[str] = (),  # relations that may have several values at a time
         periods: Iterable[str] = (),  # names of times, earliest first; none: times are dates
+        settings: dict = {},  # of `CASM`, over the recipe's
+        train: dict = {},  # of `TrainConfig`, over the recipe's
     ) -> "TemporalLM":
         "Begin a memory that knows nothing yet."
         check_new(Path(folder))
         order, lm = TimeOrder(periods), load_model(None if model is None else str(model))
-        how, train = TINY_RECIPE if lm.tiny else RECIPE
+        how, config = TINY_RECIPE if lm.tiny else RECIPE
+        how, config = how | settings, TrainConfig(**asdict(config) | train)
         backbone, method = hash_tensors(lm.model.state_dict()), cls.attach(lm, StoredCASM(Path(folder), **how))
         with new_folder(Path(folder)) as beside:
             (beside / "slots").mkdir()
             save_memory(memory_of(lm.model), beside / "memory")
             Registry(beside / "registry.sqlite", order, multi).close()
             write_json_atomic(beside / SETTINGS, {"format": FORMAT, "model": place_of(model), "backbone": backbone, "memory": bank_memory(lm.model),
-                                                  "method": how, "train": asdict(train)})
+                                                  "method": how, "train": asdict(config)})
         self = cls(folder)
         self.method = self.opened(method)
         return self
@@ -280,7 +284,7 @@ def check_lengths(method: StoredCASM, lessons: list[Lesson | Outcome], records: 
     most = getattr(method.lm.model.config.get_text_config(), "max_position_embeddings", None)
     for i, x in enumerate(lessons):
         if most is None or isinstance(x, Outcome): continue
-        n = max(method.token_counts(lessons_of(method.lm.tiny, x.fact, x.passage)))
+        n = max(method.token_counts(lessons_of(method.lm.tiny, *x)))
         if n > most: lessons[i] = Outcome("refused", records[i], None, None, None, f"{places[i]}: is {n} tokens long with what is taught around it, the model reads {most}; split it")
 
 TemporalLM.writing = writing
@@ -292,6 +296,7 @@ def learn(self: TemporalLM,
     source: str | list[str] | None = None,  # where the commit comes from; a list says it for each record, and names it in errors
     skip_bad: bool = False,  # learn what can stand and return the rest as "refused"
     correct: bool = False,  # the facts replace what stands at their dates
+    wordings: dict[tuple[str, str], list[Added]] = {},  # of the facts, as `read_wordings` gives them, before the project's own
 ) -> list[Outcome]:  # one per record
     "Learn the records as one commit, or none of them. Raises `CasmError`, which names the first that can't stand."
     records = [records] if isinstance(records, (str, dict, Fact, Passage)) else list(records)
@@ -302,6 +307,7 @@ def learn(self: TemporalLM,
     with self.writing():
         lessons = judge(self.registry, records, places, source if each else [None] * len(records), period, correct)
         refuse(lessons, skip_bad)
+        lessons = worded_lessons(lessons, wordings)
         if not any(isinstance(x, Lesson) for x in lessons): return lessons
         planned = iter(self.registry.plan([x.fact for x in lessons if isinstance(x, Lesson)], correct))
         known = [x if isinstance(x, Outcome) else next(planned) for x in lessons]
@@ -312,6 +318,13 @@ def learn(self: TemporalLM,
         taught = self.teach([x for x in lessons if isinstance(x, Lesson)], None if each else source, correct)
     return [x if isinstance(x, Outcome) else taught.pop(0) for x in lessons]
 
+def worded_lessons(lessons: list[Lesson | Outcome], wordings: dict[tuple[str, str], list[Added]]) -> list[Lesson | Outcome]:
+    "The lessons with their added wordings. Raises `CasmError` for a wording that does not state its fact, or is of none of them."
+    told = {x.fact.key if isinstance(x, Lesson) else None for x in lessons}
+    if lost := next((added[0] for key, added in wordings.items() if key not in told), None):
+        raise CasmError(f"{lost.where}: wording {lost.prompt!r} is of none of the facts to learn; take it out, or give its fact too")
+    return [x._replace(added=tuple(added_wordings(wordings, x.fact))) if isinstance(x, Lesson) else x for x in lessons]
+
 def refuse(lessons: list[Lesson | Outcome], skip_bad: bool):
     "Raises `CasmError` when one was refused, unless it is to be skipped"
     bad = [] if skip_bad else [x.why for x in lessons if isinstance(x, Outcome)]
@@ -321,7 +334,7 @@ def refuse(lessons: list[Lesson | Outcome], skip_bad: bool):
 def teach(self: TemporalLM, lessons: list[Lesson], source: str | None, correct: bool) -> list[Outcome]:
     "Train the slots of lessons that can stand, and commit; an outcome each"
     m = self.method
-    items = list(dict.fromkeys(i for x in lessons for i in lessons_of(m.lm.tiny, x.fact, x.passage)))
+    items = list(dict.fromkeys(i for x in lessons for i in lessons_of(m.lm.tiny, *x)))
     if not items: return []
     m.correct, m.source, m.passages = correct, source, {x.fact: x.passage for x in lessons if x.passage}
     with restored(m), torch.random.fork_rng(devices=[]):
