@@ -102,13 +102,15 @@ BAD_LINES = {
     "ask Who? --run other": "not the folder of `casm run`",
     "ask Who? --memory other": "not the folder of a TemporalLM",
     "learn note.txt --memory new": "note.txt: line 1: passage 'mine' has no date",
-    "learn note.txt --memory new --model gpt2 --period 2018": "casm warmup --model gpt2",
+    "learn note.txt --memory new --model ./other --period 2018": "no config.json",
     "pretrain-tiny --out .": "note.txt",
     "warmup --model . --background note.txt --out new": "no config.json",
 }
 
 @pytest.mark.parametrize("line", BAD_LINES)
-def test_bad_line_is_one_line_and_writes_nothing(line, tmp_path, cache):
+def test_bad_line_is_one_line_and_writes_nothing(line, tmp_path, tmp_path_factory, monkeypatch):
+    cache = tmp_path_factory.mktemp("none")                                   # a test before this one may have put the model into the tests' own
+    monkeypatch.setenv("CASM_CACHE", str(cache))
     (tmp_path / "note.txt").write_text("mine")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "run_manifest.json").write_text('{"methods": ["lora"], "seeds": [0]}')
