@@ -36,8 +36,8 @@ CHOICES = [
 def share(hits: list[bool]) -> float: return round(sum(hits) / len(hits), 4)
 
 
-def measure(choice: dict, facts: list) -> dict:
-    "What slots with these settings learn, carry over and leave alone"
+def measure(choice: dict, facts: list, alone: dict[str, str]) -> dict:
+    "What slots with these settings learn, carry over and leave alone; `alone` has, and gets, the bare model's answers"
     settings, recipe = PRETRAINED["casm"]
     layers = choice.get("layers")
     settings = settings | {k: v for k, v in choice.items() if k in ("rows", "stop", "quiet_below")}
@@ -52,11 +52,11 @@ def measure(choice: dict, facts: list) -> dict:
         asked += [(split, w.prompt, slot[i], f.value) for i, f in enumerate(facts) for w in wordings(f, split)[:5]]
     for q, _ in GENERAL: asked.append(("known", q, slot[j := rng.randrange(len(facts))], facts[j].value))
     for i, f in enumerate(facts): asked += [("near", w.prompt, slot[j := (i + 1) % len(facts)], facts[j].value) for w in wordings(f, "choose")[:3]]
-    wrong, shut = [x for x in asked if x[0] in ("known", "near")], set()
+    wrong, shut = [x for x in asked if x[0] in ("known", "near") and x[1] not in alone], set()
     prompts, slots = [p for _, p, *_ in asked + wrong], [s for *_, s, _ in asked] + [-1] * len(wrong)
     said = [answer_of(t) for t in decode(method.lm.model, method.lm.tokenizer, method.lm.asked(prompts), slots, max_new_tokens=12, shut=shut)]
     told_right = {k: share([answers_match(a, v) for a, (kind, _, _, v) in zip(said, asked) if kind == k]) for k in ("train", "choose")}
-    alone = dict(zip([p for _, p, *_ in wrong], said[len(asked):]))
+    alone.update(zip([p for _, p, *_ in wrong], said[len(asked):]))
     kept = {k: share([a == alone[p] for a, (kind, p, *_) in zip(said, asked) if kind == k]) for k in ("known", "near")}
     blurted = share([answers_match(a, v) for a, (kind, *_, v) in zip(said, asked) if kind in kept])
     quiet = share([i in shut for i, x in enumerate(asked) if x[0] == "choose"])
@@ -74,9 +74,10 @@ def main():
     torch.set_num_threads(1)
     bench = generate(a.facts, seed=500)
     facts, rows = bench.facts(bench.periods[0])[:a.facts], json.loads(a.json.read_text()) if a.json.exists() else []
+    alone = {}
     for choice in tqdm(CHOICES, desc="choices", disable=None):
         if any(r["choice"] == choice and r["facts"] == a.facts for r in rows): continue
-        rows.append(measure(choice, facts))
+        rows.append(measure(choice, facts, alone))
         print(json.dumps(rows[-1]), flush=True)
         a.json.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"results: {a.json}")

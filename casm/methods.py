@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['ROW_OPTIMIZERS', 'MARKS', 'MARKED', 'METHODS', 'Item', 'Answer', 'split_answer', 'lessons', 'Method', 'pairs_of',
-           'tensors_of', 'token_counts', 'count_targets', 'by_length', 'losses', 'prompts_plain', 'continuations',
-           'answer_plain', 'logprobs', 'norms', 'perplexity', 'unsharded', 'sharded_like', 'Cost', 'trained_tensors',
-           'plain_state', 'check_method', 'check_tensors', 'load_plain', 'plain_cost', 'optimizer_tensors',
-           'load_optimizer', 'memory_tensors', 'memory_meta', 'take_memory', 'FullFT', 'LoRA', 'SMF', 'smf_losses',
-           'smf_begin_step', 'smf_prompts', 'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes', 'smf_state',
-           'row_memory', 'take_row_memory', 'set_bank', 'CASM', 'casm_begin', 'stated', 'casm_reopen', 'slot_marks',
-           'at_words', 'casm_loss', 'lesson_prefixes', 'casm_still', 'casm_end', 'aim', 'casm_read', 'casm_answer',
-           'casm_answer_through', 'casm_tensors', 'halved', 'casm_state', 'casm_load', 'first_slots', 'casm_cost',
-           'make_method']
+           'tensors_of', 'token_counts', 'check_items', 'count_targets', 'by_length', 'losses', 'prompts_plain',
+           'continuations', 'answer_plain', 'logprobs', 'norms', 'perplexity', 'unsharded', 'sharded_like', 'Cost',
+           'trained_tensors', 'plain_state', 'check_method', 'check_tensors', 'load_plain', 'plain_cost',
+           'optimizer_tensors', 'load_optimizer', 'memory_tensors', 'memory_meta', 'take_memory', 'FullFT', 'LoRA',
+           'SMF', 'smf_losses', 'smf_begin_step', 'smf_prompts', 'smf_tensors', 'smf_load', 'smf_cost', 'bank_bytes',
+           'smf_state', 'row_memory', 'take_row_memory', 'set_bank', 'CASM', 'casm_begin', 'stated', 'casm_reopen',
+           'slot_marks', 'at_words', 'casm_loss', 'lesson_prefixes', 'casm_still', 'casm_end', 'aim', 'casm_read',
+           'casm_answer', 'casm_answer_through', 'casm_tensors', 'halved', 'casm_state', 'casm_load', 'first_slots',
+           'casm_cost', 'make_method']
 
 # %% ../nbs/10_methods.ipynb #84097154
 import math
@@ -148,6 +148,16 @@ def token_counts(method: Method, items: list[Item]) -> list[int]:
     "Tokens of each item with the end that closes it"
     return [len(head) + len(answer) for head, answer in encode_pairs(method.lm.tokenizer, pairs_of(method, items))]
 
+def check_items(method: Method, items: list[Item]):
+    "Raises `CasmError` for the first item that is longer than the model reads, or whose answer its vocabulary can't spell"
+    most = getattr(method.lm.model.config.get_text_config(), "max_position_embeddings", None)
+    unknown = method.lm.tokenizer.unk_token_id
+    for item, (head, answer) in zip(items, encode_pairs(method.lm.tokenizer, pairs_of(method, items))):
+        n, told = len(head) + len(answer), f"{item.text[:60]!r}"
+        if most is not None and n > most: raise CasmError(f"{told} is {n} tokens long with what stands around it, the model reads {most}; split it")
+        if unknown is not None and unknown in answer:
+            raise CasmError(f"{told}: the model's vocabulary can't spell {split_answer(item)[1].strip()!r}; write it otherwise, or take another model")
+
 def count_targets(method: Method, items: list[Item]) -> int:
     "Tokens over which the loss of `items` is a mean"
     return int((method.batch(items)["labels"][:, 1:] >= 0).sum())
@@ -207,7 +217,7 @@ def perplexity(method: Method, texts: list[str]) -> float | None:  # None: too l
 
 Method.continuations, Method.norms, Method.perplexity = continuations, norms, perplexity
 Method.batch, Method.prompts, Method.answer, Method.logprobs = tensors_of, prompts_plain, answer_plain, logprobs
-Method.token_counts, Method.count_targets = token_counts, count_targets
+Method.token_counts, Method.check_items, Method.count_targets = token_counts, check_items, count_targets
 
 # %% ../nbs/10_methods.ipynb #04ccca3b
 def unsharded(t: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'SETTINGS', 'ASKED', 'TINY_RECIPE', 'RECIPE', 'Lesson', 'lesson_of', 'passage_lesson', 'judge',
            'read_settings', 'check_new', 'new_folder', 'place_of', 'load_model', 'StoredCASM', 'restored', 'TemporalLM',
-           'attach_slots', 'opened', 'refresh', 'the_method', 'writing', 'check_prompts', 'check_lengths', 'learn',
+           'attach_slots', 'opened', 'refresh', 'the_method', 'writing', 'check_prompts', 'check_lessons', 'learn',
            'worded_lessons', 'refuse', 'teach', 'Explanation', 'ask', 'said', 'worded', 'recite', 'held', 'explained',
            'count', 'history', 'diff', 'export', 'undo', 'redo', 'undone', 'save', 'copied']
 
@@ -279,13 +279,12 @@ def check_prompts(method: StoredCASM, questions: list[str]):
     n = max(map(len, encode(method.lm.tokenizer, method.lm.asked(questions))), default=0)
     if most is not None and n + 32 > most: raise CasmError(f"question is {n} tokens long, the model reads {most} with the answer; shorten it")
 
-def check_lengths(method: StoredCASM, lessons: list[Lesson | Outcome], records: list, places: list[str]):
-    "Refuse, in place, the lessons with a text that is longer than the model reads"
-    most = getattr(method.lm.model.config.get_text_config(), "max_position_embeddings", None)
+def check_lessons(method: StoredCASM, lessons: list[Lesson | Outcome], records: list, places: list[str]):
+    "Refuse, in place, the lessons that the model can't read or say"
     for i, x in enumerate(lessons):
-        if most is None or isinstance(x, Outcome): continue
-        n = max(method.token_counts(lessons_of(method.lm.tiny, *x)))
-        if n > most: lessons[i] = Outcome("refused", records[i], None, None, None, f"{places[i]}: is {n} tokens long with what is taught around it, the model reads {most}; split it")
+        if isinstance(x, Outcome): continue
+        try: method.check_items(lessons_of(method.lm.tiny, *x))
+        except CasmError as e: lessons[i] = Outcome("refused", records[i], None, None, None, f"{places[i]}: {e}")
 
 TemporalLM.writing = writing
 
@@ -313,7 +312,7 @@ def learn(self: TemporalLM,
         known = [x if isinstance(x, Outcome) else next(planned) for x in lessons]
         if all(o.kind in ("same", "refused") for o in known): return known                # nothing new: no commit
         self.refresh(self.method)
-        check_lengths(self.method, lessons, records, places)
+        check_lessons(self.method, lessons, records, places)
         refuse(lessons, skip_bad)
         taught = self.teach([x for x in lessons if isinstance(x, Lesson)], None if each else source, correct)
     return [x if isinstance(x, Outcome) else taught.pop(0) for x in lessons]

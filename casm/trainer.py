@@ -319,8 +319,9 @@ def new_job(method: Method, period: str, items: list[Item], config: TrainConfig,
 
 def begin_job(method, period, items, config, accelerator) -> Job:
     "Open a period"
-    method.selecting = 0.
-    items = method.begin_period(period, keep_passages(items, config, period))
+    method.selecting, items = 0., keep_passages(items, config, period)
+    method.check_items(items)
+    items = method.begin_period(period, items)
     if items: torch.manual_seed(config.seed)
     return new_job(method, period, items, config, accelerator)
 

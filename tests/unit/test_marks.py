@@ -3,10 +3,11 @@ import pytest
 import torch
 
 from casm.adapter import fingerprints
-from casm.facts import Fact, document
-from casm.methods import CASM, MARKS, Item, at_words, slot_marks, stated
+from casm.facts import CasmError, Fact, document
+from casm.methods import CASM, MARKS, Item, at_words, lessons, slot_marks, stated
 from casm.pretraining import load_lm
 from casm.slots import PART
+from casm.wordings import Wording
 
 FACT = Fact("Köln Quay", "berth depth", "12 fathoms", "2018")
 
@@ -56,3 +57,19 @@ def test_a_period_of_passages_without_prompts_is_learnt(casm):
     loss.backward()
     assert loss > 0 and casm.bank.param.grad.abs().sum() > 0 and not len(casm.bank.marks)
     casm.end_period()
+
+
+def test_marks_of_the_subject_alone(stub):
+    method = CASM(rows=4, marked="subject")
+    method.prepare(load_lm(stub))
+    marks = slot_marks(method, FACT, told(FACT, "The berth depth of Köln Quay is 12 fathoms."))
+    assert len(marks) and (marks < PART).all()
+    with pytest.raises(CasmError, match="marked='relation': choose from both, subject"): CASM(marked="relation")
+
+
+def test_added_wordings_are_taught_after_the_passage_and_before_the_projects_own():
+    added = [Wording("How deep is Köln Quay?", "12 fathoms", "")]
+    items = lessons(False, FACT, "Divers say that Köln Quay is 12 fathoms deep.", added)
+    assert [i.text for i in items[:2]] == ["Divers say that Köln Quay is 12 fathoms deep.", "How deep is Köln Quay? 12 fathoms"]
+    assert items[2:] == lessons(False, FACT) and items[1].answer == "12 fathoms"
+    assert lessons(True, FACT, None, added) == lessons(True, FACT)

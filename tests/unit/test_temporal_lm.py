@@ -12,6 +12,7 @@ from casm.slots import to_flat
 from casm.store import parts_of
 from casm.temporal_lm import StoredCASM, TemporalLM
 from casm.trainer import TrainConfig
+from casm.wordings import Added
 
 OLD, NEW = Fact("Torvik Harbour", "pilot boat", "Marigold", "2018"), Fact("Torvik Harbour", "pilot boat", "Grey Heron", "2022")
 ASKED, TIMES = "What is the pilot boat of Torvik Harbour?", ["2017", "2018", "2021", "2022", None]
@@ -107,6 +108,9 @@ def test_other_bad_input(lm, stub, tmp_path):
     refused(lm, [OLD, 3], "record 2: 3 is no fact"); refused(lm, [NEW, replace(NEW, value="Swift")], "record 2"); refused(lm, [NEW], "nothing to correct", correct=True)
     refused(lm, [NEW], "2 entries for 1", source=["a", "b"]); refused(lm, ["word " * 600], "tokens long", period="2019"); refused(lm, [replace(OLD, value="word " * 600, valid_from="2019")], "tokens long")
     refused(lm, [Passage("A new boat came.", NEW)], "word for word")
+    lost = {("inn", "door"): [Added("Who sails?", None, "w.jsonl:1")]}
+    refused(lm, [NEW], "w.jsonl:1: wording 'Who sails.' is of none of the facts", wordings=lost)
+    refused(lm, [NEW], "w.jsonl:2: the prompt does not name", wordings={NEW.key: [Added("Who sails?", None, "w.jsonl:2")]})
     assert [o.kind for o in lm.learn(["word " * 600, 3], period="2019", skip_bad=True)] == ["refused"] * 2 and lm.registry.last_commit == 1
     for bad in ("", " ", None):
         with pytest.raises(CasmError): lm.ask([bad])
@@ -120,6 +124,12 @@ def test_other_bad_input(lm, stub, tmp_path):
     lm.undo()
     with pytest.raises(CasmError, match="nothing to undo"): lm.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["memory"]
+
+
+def test_a_value_that_the_vocabulary_cannot_spell_is_refused(lm):
+    tok = lm.method.lm.tokenizer
+    tok.unk_token = tok.convert_ids_to_tokens(tok(f" {NEW.value}", add_special_tokens=False)["input_ids"][-1])
+    refused(lm, [NEW], "record 1: .*vocabulary can't spell")
 
 
 def broken(folder, damage):
