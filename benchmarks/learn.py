@@ -72,7 +72,7 @@ def leaving(facts: list) -> dict:
     "Passes with and without leaving, and the share of trained questions answered afterwards"
     settings, recipe = PRETRAINED["casm"]
     items, out = [i for f in facts for i in lessons(False, f)], {}
-    for name, stop in (("leaving", settings.get("stop", .02)), ("staying", 0.)):
+    for name, stop in (("leaving", CASM().stop), ("staying", 0.)):
         method = CASM(**settings | {"stop": stop})
         method.prepare(load_lm("smollm2"))
         told = train_period(method, "2018", items, recipe, Accelerator())

@@ -40,7 +40,7 @@ RECIPES = {
     "full_ft": ({}, TrainConfig(lr=5e-5)),
     "lora": ({"rank": 16, "alpha": 32}, TrainConfig(lr=1e-3)),
     "smf": ({"rows": 4096, "score": "tfidf", "optimizer": "adamw"}, TrainConfig(lr=1e-2)),
-    "casm": ({"rows": 64, "quiet_below": .25}, TrainConfig(lr=2e-1, epochs=40, batch_size=40, per_fact=5, min_steps=1)),
+    "casm": ({"rows": 64, "quiet_below": .25, "stop": .02}, TrainConfig(lr=2e-1, epochs=40, batch_size=40, per_fact=5, min_steps=1)),
     "frozen": ({}, TrainConfig()),
     "copy": ({}, TrainConfig()),
     "rag_perfect": ({}, TrainConfig()),

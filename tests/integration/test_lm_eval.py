@@ -31,7 +31,7 @@ def whole_answers(quick_module):
 def out(cache, tmp_path_factory, whole_answers):
     "A finished run of the tiny model; casm is trained long enough to be right here and there"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(experiments.RECIPES, "casm", ({"rows": 64, "quiet_below": .25}, replace(experiments.RECIPES["casm"][1], min_steps=32, weight_decay=0.)))
+        patch.setitem(experiments.RECIPES, "casm", ({"rows": 64, "quiet_below": .25, "stop": .02}, replace(experiments.RECIPES["casm"][1], min_steps=32, weight_decay=0.)))
         folder = tmp_path_factory.mktemp("runs") / "out"
         run(BENCHMARK, folder, ["frozen", "casm", "copy"])
     return folder
