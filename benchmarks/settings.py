@@ -27,9 +27,9 @@ from casm.wordings import wordings
 
 # settings of CASM, of TrainConfig, and the layers of the memory, over the recipe's; the most telling first
 CHOICES = [
-    {}, *({"stop": x} for x in (.02, .3)), *({"rows": r, "lr": lr} for r, lr in ((1, .12), (4, .12), (1, .25), (64, .06), (256, .06))),
+    {}, *({"rows": r, "lr": lr} for r, lr in ((1, .12), (16, .06), (1, .25), (1, .06), (64, .06), (256, .06))),
     *({"layers": x} for x in ([10], [15], [25], [15, 20])), *({"wordings": n} for n in (1, 5, 20)),
-    *({"rows": r, "lr": lr} for r, lr in ((1, .06), (16, .12), (16, .02))), *({"quiet_below": x} for x in (0., .25, .75)), {"stop": 0.},
+    *({"rows": 16, "lr": .06, "stop": x} for x in (.02, .3)), *({"lr": x} for x in (.06, .25)), *({"quiet_below": x} for x in (0., .25, .75)), {"stop": .3},
 ]
 
 

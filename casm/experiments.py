@@ -51,7 +51,7 @@ PRETRAINED = RECIPES | {                                               # of any 
     "full_ft": ({}, TrainConfig(lr=2e-5, epochs=6, min_steps=1, wordings=10)),
     "lora": ({"rank": 16, "alpha": 32}, TrainConfig(lr=5e-4, epochs=6, min_steps=1, wordings=10)),
     "smf": ({"rows": 2048, "score": "tfidf", "optimizer": "adamw"}, TrainConfig(lr=5e-3, epochs=6, min_steps=1, wordings=10)),
-    "casm": ({"rows": 16}, TrainConfig(lr=6e-2, epochs=12, batch_size=48, per_fact=5, min_steps=24, wordings=10)),
+    "casm": ({"rows": 4}, TrainConfig(lr=.12, epochs=12, batch_size=48, per_fact=5, min_steps=24, wordings=10)),
     "rag": ({"passages": 2, "exercises": 0}, TrainConfig(epochs=1, min_steps=1)),
 }
 KNOWN = METHODS | BASELINES

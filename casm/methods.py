@@ -475,7 +475,7 @@ class CASM(Method):
     "Contradiction-aware sparse memory: a copy-on-write slot for each new or changed fact, chosen at question time by a router."
     name, apart = "casm", True
     def __init__(
-        self, rows: int = 16,  # of each slot, a square: all rows of its memory
+        self, rows: int = 4,  # of each slot, a square: all rows of its memory
         quiet_below: float = .5,  # share of its marks that a prompt must read for a slot to speak; 0: it always does
         stop: float = .1,  # nats a token: a fact is learnt when each of its passages costs less; 0: never
         marked: str = "both",  # one of MARKED: what a prompt must name for a slot to speak

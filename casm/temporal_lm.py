@@ -92,7 +92,7 @@ def judge(
 FORMAT, SETTINGS = 2, "temporal_lm.json"
 ASKED = BACKGROUND_FORMS[6]                  # "[{date}] What is the {relation} of {subject}?", which the tiny model understands
 TINY_RECIPE = {"rows": 64, "quiet_below": .25, "stop": .02}, TrainConfig(lr=2e-1, epochs=40, batch_size=40, per_fact=5, min_steps=1)
-RECIPE = {"rows": 16}, TrainConfig(lr=6e-2, epochs=12, batch_size=48, per_fact=5, min_steps=24, wordings=10)  # as casm's in `experiments`
+RECIPE = {"rows": 4}, TrainConfig(lr=.12, epochs=12, batch_size=48, per_fact=5, min_steps=24, wordings=10)  # as casm's in `experiments`
 
 def read_settings(folder: Path) -> dict:
     "The settings of a folder. Raises `CasmError` when it is none of a `TemporalLM`, or of another version."
