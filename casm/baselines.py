@@ -7,10 +7,10 @@ __all__ = ['SHOTS', 'BASELINES', 'Frozen', 'Ledger', 'ledger_begin', 'ledger_reo
            'ledger_cost', 'Copy', 'copy_answer', 'PassageIndex', 'add_items', 'draw_windows', 'search', 'find',
            'backup', 'load_index', 'index_bytes', 'PerfectReader', 'perfect_begin', 'perfect_end', 'perfect_answer',
            'perfect_state', 'perfect_load', 'perfect_cost', 'read_prompt', 'shots_prompt', 'exercises', 'RAG',
-           'rag_begin', 'rag_reopen', 'rag_end', 'rag_answer', 'rag_state', 'rag_load', 'rag_cost', 'reading_accuracy',
-           'SlotLinear', 'open_loras', 'commit_loras', 'through', 'lora_rank', 'linear_layers', 'LoRASlots',
-           'lora_slots_begin', 'lora_slots_losses', 'lora_slots_end', 'lora_slots_answer', 'lora_slots_tensors',
-           'lora_slots_state', 'lora_slots_load', 'lora_slots_cost']
+           'rag_begin', 'rag_reopen', 'rag_end', 'rag_answer', 'rag_state', 'rag_load', 'rag_cost', 'UntimedRAG',
+           'reading_accuracy', 'SlotLinear', 'open_loras', 'commit_loras', 'through', 'lora_rank', 'linear_layers',
+           'LoRASlots', 'lora_slots_begin', 'lora_slots_losses', 'lora_slots_end', 'lora_slots_answer',
+           'lora_slots_tensors', 'lora_slots_state', 'lora_slots_load', 'lora_slots_cost']
 
 # %% ../nbs/11_baselines.ipynb #ce193304
 import math
@@ -137,8 +137,8 @@ CREATE INDEX of_statement ON windows (statement);
 CREATE VIRTUAL TABLE words USING fts5(text);
 """
 _FIND = """
-SELECT words.text, s.value FROM words JOIN passages p ON p.id = words.rowid JOIN statements s ON s.id = p.statement WHERE words MATCH ? AND p.start <= ?
-AND EXISTS (SELECT 1 FROM windows w WHERE w.statement = p.statement AND w.start <= ? AND (w.until IS NULL OR w.until > ?))
+SELECT s.id, words.text, s.value FROM words JOIN passages p ON p.id = words.rowid JOIN statements s ON s.id = p.statement WHERE words MATCH ? AND (? IS NULL OR p.start <= ?
+AND EXISTS (SELECT 1 FROM windows w WHERE w.statement = p.statement AND w.start <= ? AND (w.until IS NULL OR w.until > ?)))
 ORDER BY bm25(words), p.id LIMIT ?
 """
 
@@ -183,14 +183,17 @@ def draw_windows(index: PassageIndex, registry: Registry, subject: str, relation
 def search(
     index: PassageIndex,
     question: str,
-    t: int,  # the moment asked about, as the registry's order gives it
+    t: int | None,  # the moment asked about, as the registry's order gives it; None: of any time
     k: int,  # passages at most
 ) -> list[tuple[str, str]]:  # (passage, the value it states), the best first
     "The passages that fit a question's telling words best among those that were true at `t`"
     date = date_words(question)
     words = [w for w in dict.fromkeys(read_words(question).words) if w not in ASKING and w not in date]
     match = " OR ".join(f'"{w}"' for w in words)
-    return index.db.execute(_FIND, (match, t, t, t, k)).fetchall() if words else []
+    found = index.db.execute(_FIND, (match, t, t, t, t, k if t is not None else -1)).fetchall() if words else []
+    once = set()
+    if t is None: found = [x for x in found if not (x[0] in once or once.add(x[0]))][:k]              # each statement in its best words alone
+    return [(text, value) for _, text, value in found]
 
 def find(index: PassageIndex, question: str, t: int, k: int) -> list[str]:
     "The passages alone"
@@ -219,7 +222,7 @@ PassageIndex.add, PassageIndex.search, PassageIndex.find, PassageIndex.backup, P
 # %% ../nbs/11_baselines.ipynb #f42f6a94
 class PerfectReader(Ledger):
     "Passages of the asked time, read without error: the answer is the value that the best of them states."
-    name = "rag_perfect"
+    name, timed = "rag_perfect", True  # timed: only passages of the asked time are found
     def __init__(self):
         super().__init__()
         self.index, self.fresh = PassageIndex(), []
@@ -236,7 +239,7 @@ class PerfectReader(Ledger):
         "For each question the moment it asks about, and what is found"
         now, order = self.registry.now(), self.registry.order
         moments = [time_scope(q, t, now, order) for q, t in zip(questions, as_of)]
-        return [(t, [] if t is None else self.index.search(q, order.key(t), k)) for q, t in zip(questions, moments)]
+        return [(t, [] if t is None else self.index.search(q, order.key(t) if self.timed else None, k)) for q, t in zip(questions, moments)]
 
 # %% ../nbs/11_baselines.ipynb #f6ecea49
 def perfect_begin(method: PerfectReader, period: str, items: list[Item]) -> list[Item]:
@@ -376,6 +379,10 @@ def rag_cost(method: RAG) -> Cost:
 
 RAG.reopen = rag_reopen
 RAG.begin_period, RAG.end_period, RAG.answer, RAG.state, RAG.load_state, RAG.cost = rag_begin, rag_end, rag_answer, rag_state, rag_load, rag_cost
+
+class UntimedRAG(RAG):
+    "`RAG` that finds passages of any time, and leaves it to the reader to tell from their dates which held."
+    name, timed = "rag_untimed", False
 
 # %% ../nbs/11_baselines.ipynb #1a7236f6
 def reading_accuracy(method: RAG, n: int = 200) -> float:
@@ -517,4 +524,4 @@ LoRASlots.begin_period, LoRASlots.forward_losses, LoRASlots.end_period, LoRASlot
 LoRASlots.tensors, LoRASlots.state, LoRASlots.load_state, LoRASlots.cost = lora_slots_tensors, lora_slots_state, lora_slots_load, lora_slots_cost
 
 # %% ../nbs/11_baselines.ipynb #1b0049cf
-BASELINES = {m.name: m for m in (Frozen, Copy, PerfectReader, RAG, LoRASlots)}
+BASELINES = {m.name: m for m in (Frozen, Copy, PerfectReader, RAG, UntimedRAG, LoRASlots)}

@@ -45,6 +45,7 @@ RECIPES = {
     "copy": ({}, TrainConfig()),
     "rag_perfect": ({}, TrainConfig()),
     "rag": ({"passages": 2, "exercises": 6400}, TrainConfig(lr=1e-3, epochs=1, min_steps=1)),
+    "rag_untimed": ({"passages": 6, "exercises": 6400}, TrainConfig(lr=1e-3, epochs=1, min_steps=1)),
     "lora_slots": ({"rows": 96}, TrainConfig(lr=1e-2)),
 }
 PRETRAINED = RECIPES | {                                               # of any other model
@@ -53,6 +54,7 @@ PRETRAINED = RECIPES | {                                               # of any 
     "smf": ({"rows": 2048, "score": "tfidf", "optimizer": "adamw"}, TrainConfig(lr=5e-3, epochs=6, min_steps=1, wordings=10)),
     "casm": ({"rows": 4}, TrainConfig(lr=.12, epochs=12, batch_size=48, per_fact=5, min_steps=24, wordings=10)),
     "rag": ({"passages": 2, "exercises": 0}, TrainConfig(epochs=1, min_steps=1)),
+    "rag_untimed": ({"passages": 6, "exercises": 0}, TrainConfig(epochs=1, min_steps=1)),
 }
 KNOWN = METHODS | BASELINES
 
