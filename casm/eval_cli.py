@@ -21,7 +21,6 @@ from .datasets import place_error, read_cases
 from .evaluation import Bound, Said, bootstrap, evaluate, mean, right_answers, under_oracle, with_oracle
 from .facts import CasmError, Fact, PROBE_FORM, Passage, Probe, canonical, is_document, question, token_f1
 from .language import MODELS
-from .router import Route
 from .wordings import Added, check_wording
 
 # %% ../nbs/52_eval_cli.ipynb #d1240d01
@@ -160,8 +159,9 @@ def words_of(text: str) -> str:
     "Its words, folded, with a space around each"
     return " ".join(["", *re.findall(r"[^\W_]+", canonical(text)), ""])
 
-def routes(self: TemporalEdits, prompts: list[str]) -> list[Route]:
+def routes(self: TemporalEdits, prompts: list[str]) -> list:  # of `Route`
     "For each prompt the edit of the longest subject that it names; of several, that whose relation shares most words with it, the later if that is no help"
+    from casm.router import Route
     named = {}
     for _, subject, relation in self.lm.registry.keys(): named.setdefault(words_of(subject), []).append((subject, relation))
     def route(asked):
