@@ -24,7 +24,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from .adapter import memory_of
 from .benchmark import fact_passages
 from .checkpoint import State, hash_tensors
 from .facts import BACKGROUND_FORMS, CasmError, Fact, answers_match, contains, dated, normalize_answer, question, to_fact
@@ -442,10 +441,11 @@ def lora_rank(layers: list[nn.Linear], nbytes: int) -> int:
     return math.ceil(nbytes / sum(2 * (x.in_features + x.out_features) for x in layers))
 
 def linear_layers(model: nn.Module, targets: list[str]) -> dict[str, nn.Linear]:
-    "The linear layers of a model whose names end in one of `targets`. Raises `CasmError` when one of these names none."
-    found = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.rpartition(".")[2] in targets}
-    if missing := set(targets) - {n.rpartition(".")[2] for n in found}: raise CasmError(f"targets: {min(missing)!r} names no linear layer of this model")
-    return found
+    "The linear layers of a model whose names are, or end in, one of `targets` (\"q_proj\", \"layers.2.mlp.up_proj\"). Raises `CasmError` when one of these names none."
+    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    of = {t: {n for n in linear if f".{n}".endswith(f".{t}")} for t in targets}
+    if missing := [t for t, names in of.items() if not names]: raise CasmError(f"targets: {min(missing)!r} names no linear layer of this model")
+    return {n: m for n, m in linear.items() if any(n in names for names in of.values())}
 
 # %% ../nbs/11_baselines.ipynb #f42b9648
 class LoRASlots(Ledger):
@@ -459,7 +459,7 @@ class LoRASlots(Ledger):
         "Put a `SlotLinear` in the place of each target, without slots yet"
         targets = linear_layers(lm.model, self.targets)
         super().prepare(lm)
-        rank = lora_rank(targets.values(), self.rows * (2 * memory_of(lm.model).config.value_dim + 8))
+        rank = lora_rank(targets.values(), self.rows * (2 * lm.model.config.get_text_config().hidden_size + 8))
         self.layers, self.seed = {n: SlotLinear(m, rank) for n, m in targets.items()}, int(torch.randint(2 ** 31, ()))
         for n, layer in self.layers.items(): lm.model.set_submodule(n, layer)
 
