@@ -10,12 +10,13 @@ __all__ = ['SHOTS', 'BASELINES', 'Frozen', 'Ledger', 'ledger_begin', 'ledger_reo
            'rag_begin', 'rag_reopen', 'rag_end', 'rag_answer', 'rag_state', 'rag_load', 'rag_cost', 'UntimedRAG',
            'reading_accuracy', 'SlotLinear', 'open_loras', 'commit_loras', 'through', 'lora_rank', 'linear_layers',
            'LoRASlots', 'lora_slots_begin', 'lora_slots_losses', 'lora_slots_end', 'lora_slots_answer',
-           'lora_slots_tensors', 'lora_slots_state', 'lora_slots_load', 'lora_slots_cost']
+           'lora_slots_tensors', 'lora_slots_state', 'lora_slots_load', 'lora_slots_cost', 'Replay']
 
 # %% ../nbs/11_baselines.ipynb #ce193304
 import math
 import random
 import sqlite3
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from .benchmark import fact_passages
 from .checkpoint import State, hash_tensors
 from .facts import BACKGROUND_FORMS, CasmError, Fact, answers_match, contains, dated, normalize_answer, question, to_fact
 from .generation import answer_losses, answer_of, generate
-from .methods import Answer, CASM, Cost, Item, Method, check_method, check_tensors, load_plain, split_answer
+from .methods import Answer, CASM, Cost, FullFT, Item, Method, check_method, check_tensors, load_plain, split_answer
 from .pretraining import LM, YEARS, background_world
 from .registry import Registry
 from .router import ASKING, date_words, default_router, opened, read_words, time_scope
@@ -523,5 +524,55 @@ def lora_slots_cost(method: LoRASlots) -> Cost:
 LoRASlots.begin_period, LoRASlots.forward_losses, LoRASlots.end_period, LoRASlots.answer = lora_slots_begin, lora_slots_losses, lora_slots_end, lora_slots_answer
 LoRASlots.tensors, LoRASlots.state, LoRASlots.load_state, LoRASlots.cost = lora_slots_tensors, lora_slots_state, lora_slots_load, lora_slots_cost
 
+# %% ../nbs/11_baselines.ipynb #fe46468d
+class Replay(FullFT):
+    "Full fine-tuning that keeps passages, and goes over as many old ones as there are new."
+    name = "replay"
+    def __init__(self, nbytes: int = 4608):  # of the passages kept of each fact
+        super().__init__()
+        if type(nbytes) is not int or nbytes < 1: raise CasmError(f"nbytes={nbytes!r}: give a whole number of at least 1")
+        self.nbytes, self.kept, self.fresh = nbytes, {}, []                # kept: an ordered set
+
+    def prepare(self, lm: LM):
+        "Keep what the start checkpoint was taught, too"
+        super().prepare(lm)
+        self.keep([Item(p.text, p.fact, p.date) for p in fact_passages(list(lm.facts))])
+
+    def keep(self, items: list[Item]):
+        "Keep the first passages of each fact, as many as there is room for"
+        room = Counter()
+        for i in self.kept: room[i.fact] += len(i.text.encode())
+        for i in items:
+            if i in self.kept or room[i.fact] + len(i.text.encode()) > self.nbytes: continue
+            room[i.fact] += len(i.text.encode())
+            self.kept[i] = None
+
+    def begin_period(self, period: str, items: list[Item]) -> list[Item]:
+        super().begin_period(period, items)
+        return self.reopen(items)
+
+    def reopen(self, items: list[Item]) -> list[Item]:
+        "The items and as many of those kept, always the same in a period"
+        self.fresh = items
+        return items + random.Random(f"replay-{self.periods[-1]}").sample(list(self.kept), min(len(items), len(self.kept)))
+
+    def end_period(self):
+        self.keep(self.fresh)
+        self.fresh = []
+        super().end_period()
+
+    def state(self) -> State:
+        "The weights, and what is kept"
+        found = super().state()
+        return replace(found, meta=found.meta | {"kept": [asdict(i) for i in self.kept]})
+
+    def load_state(self, tensors: dict[str, torch.Tensor], meta: dict, folder: Path | None = None):
+        super().load_state(tensors, meta, folder)
+        self.kept = dict.fromkeys(Item(i["text"], i["fact"] and to_fact(i["fact"]), i["date"], i["answer"]) for i in meta["kept"])
+
+    def cost(self) -> Cost:
+        found = super().cost()
+        return replace(found, bytes_stored=found.bytes_stored + sum(len(i.text.encode()) for i in self.kept))
+
 # %% ../nbs/11_baselines.ipynb #1b0049cf
-BASELINES = {m.name: m for m in (Frozen, Copy, PerfectReader, RAG, UntimedRAG, LoRASlots)}
+BASELINES = {m.name: m for m in (Frozen, Copy, PerfectReader, RAG, UntimedRAG, LoRASlots, Replay)}

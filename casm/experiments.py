@@ -47,12 +47,14 @@ RECIPES = {
     "rag": ({"passages": 2, "exercises": 6400}, TrainConfig(lr=1e-3, epochs=1, min_steps=1)),
     "rag_untimed": ({"passages": 6, "exercises": 6400}, TrainConfig(lr=1e-3, epochs=1, min_steps=1)),
     "lora_slots": ({"rows": 96}, TrainConfig(lr=1e-2)),
+    "replay": ({"nbytes": 4608}, TrainConfig(lr=5e-5)),
 }
 PRETRAINED = RECIPES | {                                               # of any other model
     "full_ft": ({}, TrainConfig(lr=2e-5, epochs=6, min_steps=1, wordings=10)),
     "lora": ({"rank": 16, "alpha": 32}, TrainConfig(lr=5e-4, epochs=6, min_steps=1, wordings=10)),
     "smf": ({"rows": 2048, "score": "tfidf", "optimizer": "adamw"}, TrainConfig(lr=5e-3, epochs=6, min_steps=1, wordings=10)),
     "casm": ({"rows": 4}, TrainConfig(lr=.12, epochs=12, batch_size=48, per_fact=5, min_steps=24, wordings=10)),
+    "replay": ({"nbytes": 4608}, TrainConfig(lr=2e-5, epochs=6, min_steps=1, wordings=10)),
     "lora_slots": ({"rows": 4}, TrainConfig(lr=5e-3, epochs=6, min_steps=1, wordings=10)),
     "rag": ({"passages": 2, "exercises": 0}, TrainConfig(epochs=1, min_steps=1)),
     "rag_untimed": ({"passages": 6, "exercises": 0}, TrainConfig(epochs=1, min_steps=1)),

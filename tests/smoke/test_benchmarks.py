@@ -171,3 +171,29 @@ def test_a_batch_says_what_each_says_alone(tmp_path):
     assert got.returncode == 0, got.stderr
     result = json.loads((tmp_path / "e.json").read_text())
     assert result["same"] and (result["questions"], result["alone"], result["slots"]) == (32, 4, 4)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.py")))
+def test_each_explains_itself(name):
+    got = run("--help", name=name)
+    assert got.returncode == 0 and f"python benchmarks/{name}.py" in got.stdout, got
+
+
+@pytest.mark.full
+def test_what_teaching_and_asking_cost(smollm2, tmp_path):
+    got = run("--facts", 2, "--json", tmp_path / "x.json", name="learn")
+    assert got.returncode == 0, got.stderr
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert found.keys() == {"casm_vs_full_ft", "casm_vs_frozen", "passes_saved", "accuracy_leaving", "accuracy_staying", "one_fact_s", "ask_vs_bare", "questions_per_s", "questions_per_s_one_by_one"}
+    assert all(isinstance(x, float) and x > 0 for x in found.values())
+
+
+@pytest.mark.full
+def test_the_study_of_a_real_model_goes_on_where_it_was(smollm2, tmp_path):
+    line = ("--facts", 2, "--versions", 1, "--final", "--out", tmp_path / "r", "--json", tmp_path / "x.json")
+    assert run(*line, name="real").returncode == 0
+    kept, found = (tmp_path / "r" / "answers.jsonl").read_text(), json.loads((tmp_path / "x.json").read_text())
+    assert found["final wordings"]["right slot"][0] > .5 and found["old answers"]["answers"][0] == 1.
+    (tmp_path / "r" / "answers.jsonl").write_text("".join(kept.splitlines(keepends=True)[:-9]))
+    assert run(*line, name="real").returncode == 0 and json.loads((tmp_path / "x.json").read_text()) == found
+    assert sorted((tmp_path / "r" / "answers.jsonl").read_text().splitlines()) == sorted(kept.splitlines())
