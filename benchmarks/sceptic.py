@@ -79,16 +79,20 @@ def with_the_fact(lm, bench: Benchmark, asked: list[UseQuestion]) -> list[str]:
     return [answer_of(t) for t in decode(lm.model, lm.tokenizer, prompts)]
 
 
-def answers(name: str, bench: Benchmark, asked: list[UseQuestion]) -> list[str]:
-    "What one way of knowing the facts says"
+def answers(name: str, bench: Benchmark, asked: list[UseQuestion]) -> dict[str, list[str]]:
+    "What one way of knowing the facts says; of casm also what it says when each question is led to its fact's slot"
     questions, dates = [q.question for q in asked], [q.as_of for q in asked]
-    if name == "the fact in the prompt": return with_the_fact(load_lm("smollm2"), bench, asked)
+    if name == "the fact in the prompt": return {name: with_the_fact(load_lm("smollm2"), bench, asked)}
     method, kind, more = {"frozen": (Frozen(), "frozen", ()), "copy": (Copy(), "copy", ()), "rag": (RAG(**PRETRAINED["rag"][0]), "rag", ()),
                           "casm": (CASM(**PRETRAINED["casm"][0]), "casm", ()), "casm, told the uses": (CASM(**PRETRAINED["casm"][0]), "casm", KINDS[3:]),
                           "lora_slots": (LoRASlots(rows=4, targets="layers.20.mlp.down_proj"), "lora_slots", ())}[name]
     recipe = PRETRAINED[kind][1]
     teach(method, bench, replace(recipe, wordings=0 if more else recipe.wordings), more)
-    return [a.text for a in method.answer(questions, dates)]
+    said = {name: [a.text for a in method.answer(questions, dates)]}
+    if kind == "casm":
+        gold = [method.registry.get(*q.gold, q.as_of or bench.periods[-1]).slot for q in asked]
+        said[f"{name}, right slot"] = [a.text for a in method.answer_through(questions, dates, gold)]
+    return said
 
 
 WAYS = ("frozen", "copy", "the fact in the prompt", "rag", "casm", "casm, told the uses", "lora_slots")
@@ -106,11 +110,12 @@ def main():
     found = json.loads(a.json.read_text()) if a.json.exists() else {"facts": a.facts, "ways": {}}
     if found["facts"] != a.facts: p.error(f"--json {a.json}: was made with {found['facts']} facts; give another file")
     for name in tqdm([w for w in a.ways.split(",,") if w not in found["ways"]], desc="ways", disable=None):
-        start, said = time.perf_counter(), answers(name, bench, asked)
-        hits = {k: [right(q, s) for q, s in zip(asked, said) if q.kind == k] for k in dict.fromkeys(q.kind for q in asked)}
-        found["ways"][name] = {"right": {k: sum(h) / len(h) for k, h in hits.items()}, "n": {k: len(h) for k, h in hits.items()}, "said": [[q.kind, q.question, q.answer, s] for q, s in zip(asked, said)],
-                               "seconds": round(time.perf_counter() - start)}
-        print(name, found["ways"][name]["right"], flush=True)
+        start = time.perf_counter()
+        for way, said in answers(name, bench, asked).items():
+            hits = {k: [right(q, s) for q, s in zip(asked, said) if q.kind == k] for k in dict.fromkeys(q.kind for q in asked)}
+            found["ways"][way] = {"right": {k: sum(h) / len(h) for k, h in hits.items()}, "n": {k: len(h) for k, h in hits.items()}, "said": [[q.kind, q.question, q.answer, s] for q, s in zip(asked, said)],
+                                  "seconds": round(time.perf_counter() - start)}
+            print(way, found["ways"][way]["right"], flush=True)
         write_json_atomic(a.json, found)
     print(f"results: {a.json}", file=sys.stderr)
 

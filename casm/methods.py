@@ -633,10 +633,13 @@ def aim(lm: LM, questions: list[str], routes: list[Route], as_of: list[str | Non
     return lm.asked([dated(q, r.as_of if opened(r) or r.fact_id is not None else t) for q, r, t in zip(questions, routes, as_of)]), two if any(b >= 0 for _, b in two) else [a for a, _ in two]
 
 def casm_read(method: CASM, questions: list[str], routes: list[Route], as_of: list[str | None]) -> list[Answer]:
-    "Greedy answers, each through the slots that its route opens"
-    shut = set()
-    texts = generate(method.lm.model, method.lm.tokenizer, *aim(method.lm, questions, routes, as_of), progress="casm answers", shut=shut)
-    return [Answer(answer_of(t), r.slot, r.score, i in shut) for i, (t, r) in enumerate(zip(texts, routes))]
+    "Greedy answers, each through the slot that its route opens; of two facts each is asked for by itself, through its own slot"
+    parts = [(i, q, x._replace(also=None), t) for i, (q, r, t) in enumerate(zip(questions, routes, as_of)) for x in (r, r.also) if x]
+    shut, texts = set(), [[] for _ in questions]
+    said = generate(method.lm.model, method.lm.tokenizer, *aim(method.lm, *map(list, zip(*(p[1:] for p in parts)))), progress="casm answers", shut=shut) if parts else []
+    for (i, *_), t in zip(parts, said): texts[i].append(answer_of(t))
+    quiet = {parts[n][0] for n in shut}
+    return [Answer(" and ".join(texts[i]), r.slot, r.score, i in quiet) for i, r in enumerate(routes)]
 
 def casm_answer(method: CASM, questions: list[str], as_of: list[str | None]) -> list[Answer]:
     "Route each question on its text and date alone, then decode through the slot that was chosen"
