@@ -37,7 +37,7 @@ from .prefix import Prefix, prefix_losses, prefixes
 from .pretraining import LM, accesses, background_stats, background_world, fit_memory, make_batch, world_texts
 from .ranker import SCORES, count_rows, score_rows, select_rows, sum_counts, top_t
 from .registry import Outcome, Record, Registry
-from .router import Route, default_router, opened, time_scope
+from .router import Route, default_router, time_scope
 from .slots import PART, RowAdamW, RowSGD, SlotBank, commit, from_flat, mark, open_slots, select, slot_bytes, to_flat, train_lines, write_back
 from .wordings import Wording, wordings
 
@@ -628,9 +628,9 @@ def casm_end(method: CASM):
 
 # %% ../nbs/10_methods.ipynb #b8cee014
 def aim(lm: LM, questions: list[str], routes: list[Route], as_of: list[str | None]) -> tuple[list[str], list]:
-    "The prompts as they are put to the model, dated by the fact that their route found or, where it found none, by the moment named with them if any, and the slots that each route opens: those of one fact, or of two in the order asked"
-    two = [(*opened(r), -1, -1)[:2] for r in routes]
-    return lm.asked([dated(q, r.as_of if opened(r) or r.fact_id is not None else t) for q, r, t in zip(questions, routes, as_of)]), two if any(b >= 0 for _, b in two) else [a for a, _ in two]
+    "The prompts as they are put to the model, dated by the fact that their route found or, where it found none, by the moment named with them if any, and the slot that each route opens, -1 for none"
+    slots = [-1 if r.slot is None else r.slot for r in routes]
+    return lm.asked([dated(q, r.as_of if s >= 0 or r.fact_id is not None else t) for q, r, s, t in zip(questions, routes, slots, as_of)]), slots
 
 def casm_read(method: CASM, questions: list[str], routes: list[Route], as_of: list[str | None]) -> list[Answer]:
     "Greedy answers, each through the slot that its route opens; of two facts each is asked for by itself, through its own slot"
