@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['FLAT', 'USE', 'MemoryMLP', 'FingerprintMLP', 'decoder_layers', 'check_mlp', 'attach', 'memory_of', 'detach',
-           'CasmPeftType', 'CasmConfig', 'CasmLayer', 'Reading', 'heard', 'speaking', 'named_slots', 'per_sample',
+           'CasmPeftType', 'CasmConfig', 'CasmLayer', 'SlotReading', 'heard', 'speaking', 'named_slots', 'per_sample',
            'reading_now', 'note_input', 'watch_inputs', 'add_bank', 'bank_of', 'put_bank', 'flatten_all',
            'leave_out_open', 'flatten', 'load_banks', 'drop', 'delete_bank', 'move_banks', 'available', 'check_name',
            'CasmModel', 'find_memory', 'reading', 'register', 'add_slots', 'casm_layer', 'slot_bank', 'use_bank',
-           'bank_memory', 'Heard', 'fingerprints', 'save_adapter', 'save_only', 'load_adapter', 'check_file', 'pad_id',
-           'Turn', 'encode', 'turn_ids', 'turn_end', 'encode_pairs']
+           'bank_memory', 'Reached', 'fingerprints', 'save_adapter', 'save_only', 'load_adapter', 'check_file',
+           'pad_id', 'Turn', 'encode', 'turn_ids', 'turn_end', 'encode_pairs']
 
 # %% ../nbs/06_adapter.ipynb #34033d0e
 import enum
@@ -164,7 +164,7 @@ class CasmLayer(nn.Module, BaseTunerLayer):
 
     def __init__(self, base_layer: MemoryMLP, first: "CasmLayer | None" = None):
         super().__init__()
-        self.base_layer, self.now = base_layer, None                           # now: the `Reading` of the forwards in progress
+        self.base_layer, self.now = base_layer, None                           # now: the `SlotReading` of the forwards in progress
         self.casm_open, self._first = nn.ParameterDict(), first and (first,)   # a tuple: the first layer is no part of this one
         for kind in self.other_param_names: setattr(self, kind, BufferDict(persistent=True))
         self.banks, self.configs, self.widened = {}, {}, False                 # widened: generation may repeat samples, for beams
@@ -196,7 +196,7 @@ class CasmLayer(nn.Module, BaseTunerLayer):
 
 # %% ../nbs/06_adapter.ipynb #8d3d2f54
 @dataclass
-class Reading:
+class SlotReading:
     "What the forwards of a `reading` block read, and what is known of them so far."
     slots: torch.Tensor | dict[str, torch.Tensor] | None  # as `reading` takes them
     start: torch.Tensor | None = None  # int64 (B,): the first position that each sample reads through its slot; None: all
@@ -215,7 +215,7 @@ class Reading:
         if positions > 1 or not self.length: self.offset, self.length, self.open = 0, positions, {}
         else: self.offset, self.length = self.length, self.length + 1
 
-def heard(layer: CasmLayer, name: str, slots: torch.Tensor, now: Reading) -> torch.Tensor:
+def heard(layer: CasmLayer, name: str, slots: torch.Tensor, now: SlotReading) -> torch.Tensor:
     "The slots that speak, -1 in the place of one whose marks the prompt does not read. What the prompt decided holds for its continuation."
     bank, least = layer.first.bank(name), layer.first.configs[name].quiet_below
     if not now.gated or not len(bank.marks) or not least: return slots
@@ -230,12 +230,12 @@ def heard(layer: CasmLayer, name: str, slots: torch.Tensor, now: Reading) -> tor
         now.open[name] = torch.stack([share_read(bank, s, reads) >= least for s in each], 1).view_as(slots)
     return torch.where(now.open[name], slots, -1)
 
-def speaking(layer: CasmLayer, now: Reading, hidden: torch.Tensor) -> torch.Tensor:
+def speaking(layer: CasmLayer, now: SlotReading, hidden: torch.Tensor) -> torch.Tensor:
     "Whether each position lies behind its sample's start. bool (B, T)"
     at = now.offset + torch.arange(hidden.shape[1], device=hidden.device)
     return at >= per_sample(now.start, len(hidden), layer.widened)[:, None]
 
-def named_slots(layer: CasmLayer, now: Reading | None) -> dict[str, torch.Tensor]:
+def named_slots(layer: CasmLayer, now: SlotReading | None) -> dict[str, torch.Tensor]:
     "The slots that a forward reads, by adapter. Raises `ValueError` when they name no active adapter, or not which."
     slots, active = now and now.slots, layer.first.active_adapters
     if slots is None or layer.first.disable_adapters: return {}
@@ -254,7 +254,7 @@ def per_sample(slots: torch.Tensor, batch: int, widened: bool = False) -> torch.
     return slots.repeat_interleave(batch // len(slots), 0)
 
 # %% ../nbs/06_adapter.ipynb #c6419e27
-def reading_now(layer: CasmLayer) -> Reading | None:
+def reading_now(layer: CasmLayer) -> SlotReading | None:
     "What this forward reads, or the one that is repeated within backward. Raises `ValueError` when that is unknown."
     if torch._C._current_graph_task_id() == -1:
         layer.seen.pop(layer.running, None)                                    # so that the latest stand last
@@ -463,8 +463,8 @@ def reading(
     start: torch.Tensor | None = None,  # int64 (B,): the first position that each sample reads through its slot; None: all
     gated: bool = True,  # whether a slot keeps quiet at a prompt that does not read its marks
 ):
-    "Within the block, sample i of each forward reads through `slots[i]`; yields the `Reading`. A forward of several positions is a new prompt, one of a single position goes on with the last."
-    layers, now = [m for m in model.modules() if isinstance(m, CasmLayer)], Reading(slots, start, gated)
+    "Within the block, sample i of each forward reads through `slots[i]`; yields the `SlotReading`. A forward of several positions is a new prompt, one of a single position goes on with the last."
+    layers, now = [m for m in model.modules() if isinstance(m, CasmLayer)], SlotReading(slots, start, gated)
     old, memory = [x.now for x in layers], layers[0].base_layer.memory if layers and slots is not None and gated else None
     for x in layers: x.now = now
     if memory: memory.listeners.append(now.listen)
@@ -516,7 +516,7 @@ def bank_memory(model: nn.Module, adapter_name: str | None = None) -> str:
     return layer.configs[adapter_name or layer.active_adapters[0]].memory_hash
 
 # %% ../nbs/06_adapter.ipynb #f4f135b7
-class Heard(Exception): "The fingerprint's layer has been reached"
+class Reached(Exception): "The fingerprint's layer has been reached"
 
 @torch.no_grad()
 def fingerprints(model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -524,10 +524,10 @@ def fingerprints(model: nn.Module, input_ids: torch.Tensor, attention_mask: torc
     memory, got = memory_of(model), []
     def listen(hidden):
         got.append(hidden)
-        raise Heard
+        raise Reached
     memory.listeners.append(listen)
     try: model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    except Heard: pass
+    except Reached: pass
     finally: memory.listeners.remove(listen)
     return memory.fingerprint(got[0])
 
