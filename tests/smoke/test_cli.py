@@ -143,7 +143,7 @@ def place(started, tmp_path_factory):
 @pytest.fixture(scope="module")
 def ran(place, stub):
     "What `casm run` said, and its folder"
-    got = casm("run", "--facts", "facts.json", "--methods", "lora,casm", "--model", stub, cwd=place)
+    got = casm("run", "--facts", "facts.json", "--methods", "lora,casm", "--model", stub, "--questions", "3", cwd=place)
     assert got.returncode == 0, got.stderr
     return got.stdout, place / "runs" / "facts-delta"
 
@@ -193,7 +193,7 @@ def test_eval_asks_again(ran, place):
 
 def test_stopped_run_continues_to_the_same_end(ran, place, stub):
     "Ctrl-C while the first method trains; then the same command"
-    line = [CASM, "run", "--facts", "facts.json", "--methods", "lora,casm", "--model", stub, "--out", "stopped"]
+    line = [CASM, "run", "--facts", "facts.json", "--methods", "lora,casm", "--model", stub, "--questions", "3", "--out", "stopped"]
     child = subprocess.Popen(line, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
     while not (place / "stopped" / "lora-s0" / "latest.json").exists() and child.poll() is None: time.sleep(.02)
     child.send_signal(signal.SIGINT)
